@@ -1,0 +1,246 @@
+"""The nouns of the tool library: messages, calls, results, pictures, and the values that tools return.
+
+Frames and units, everywhere in this project: image points are normalised (u, v) in [0, 1] with the
+origin at the top left; 3-D points are metres in the OpenCV camera frame (x right, y down, z forward)
+with the principal point at the image centre and square pixels; depth is z-depth in metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Role = Literal["system", "user", "assistant"]
+Status = Literal["ok", "refused", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a conversation. Tool replies are user turns; an assistant turn keeps its text as sampled."""
+
+    role: Role
+    text: str
+    """The turn's text; every ``<image>`` in it stands for the next image of the conversation."""
+    num_images: int = 0
+    """How many ``<image>`` marks of ``text`` are images; 0 means that such marks are plain text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolSpec:
+    """What a model is shown of one tool."""
+
+    name: str
+    """Published dotted name, ``family.method``."""
+    description: str
+    parameters: dict[str, Json]
+    """JSON schema of the arguments: ``{"type": "object", "properties": ..., "required": ...}``."""
+
+    @property
+    def family(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def method(self) -> str:
+        return self.name.partition(".")[2]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A well-formed call found in a model's text."""
+
+    id: str
+    name: str
+    arguments: dict[str, Json]
+    start: int = 0
+    """Character offset of the ``<tool_call>`` tag in the model's text."""
+    end: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallError:
+    """Something in a model's text that looked like a call and is none; the model reads ``text``."""
+
+    reason: Literal["malformed", "truncated", "excess"]
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """Seconds that one call spent in each stage."""
+
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolImage:
+    """A picture as tools see it, in its own resolution; the policy's processor makes a smaller copy."""
+
+    pixels: npt.NDArray[np.uint8]
+    """RGB, shape (H, W, 3)."""
+    depth_mm: npt.NDArray[np.uint16] | None = None
+    """Depth sensor image in millimetres, shape (H, W); 0 where the sensor saw nothing."""
+    focal_length_px: float | None = None
+    sha256: str = ""
+    """Hash of pixels and depth; identifies the picture in caches, dumps and rows."""
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+
+# ---- values that tools return; one function per reply profile turns each into text -----------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    u: float
+    v: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detections:
+    """Points of a named object, normalised, best first."""
+
+    obj_name: str
+    points: tuple[Point, ...]
+    announce: bool = False
+    """Whether the points become the variable ``<obj_name>_detections``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segmentation:
+    """A mask grown from points."""
+
+    mask: npt.NDArray[np.bool_]
+    """Shape (H, W) of the picture."""
+    score: float
+    """Predicted IoU in [0, 1]."""
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DepthEstimate:
+    """Metric depth of a picture; with ``points`` also its cloud."""
+
+    depth_m: npt.NDArray[np.float32]
+    """Shape (H, W), metres; 0 or NaN where unknown."""
+    focal_length_px: float
+    points: npt.NDArray[np.float32] | None = None
+    """Shape (N, 3), metres, camera frame; row-major pixels, invalid ones dropped."""
+    source: Literal["estimated", "robot"] = "estimated"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedValue:
+    """What an array holds at a normalised position."""
+
+    u: float
+    v: float
+    value: float | bool | tuple[float, ...]
+    kind: str
+    """Kind of the variable that was read, for example ``depth_map``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrientedBox:
+    """Minimum oriented box of the masked points, corners in Open3D's ``get_box_points`` order."""
+
+    corners_m: npt.NDArray[np.float64]
+    """Shape (8, 3), camera frame."""
+    corners_uv: npt.NDArray[np.float64]
+    """Shape (8, 2), normalised; may leave [0, 1]."""
+    extent_m: npt.NDArray[np.float64]
+    """Shape (3,)."""
+    num_kept: int
+    num_total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraspEstimate:
+    """A parallel-jaw grasp: x closes the fingers, z approaches; origin at the gripper's base."""
+
+    pose: npt.NDArray[np.float64]
+    """Shape (4, 4), camera from grasp."""
+    confidence: float
+    keypoints_uv: npt.NDArray[np.float64]
+    """Shape (5, 2): centre, left base, right base, left tip, right tip; normalised."""
+    num_masked: int
+    num_total: int
+    num_generated: int
+    num_collision_free: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RobotAction:
+    """Outcome of moving the arm."""
+
+    action: Literal["grasp", "place"]
+    success: bool
+    execution_time_s: float
+    image: ToolImage | None = None
+    """What the camera sees afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CapturedImage:
+    image: ToolImage
+
+
+ToolValue = (
+    Detections
+    | Segmentation
+    | DepthEstimate
+    | IndexedValue
+    | OrientedBox
+    | GraspEstimate
+    | RobotAction
+    | CapturedImage
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variable:
+    """A value kept by a session under ``$name``; names that begin with ``_`` no model can write."""
+
+    name: str
+    kind: str
+    """``depth_map mask point_cloud points pose box number image world``."""
+    value: object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolResult:
+    """The one outcome of one call.
+
+    ``ok``: the tool answered. ``refused``: the model erred or the tool found nothing, and the model
+    reads why. ``failed``: our machinery broke; ``text`` is for people and never reaches the model.
+    """
+
+    call_id: str
+    name: str
+    status: Status
+    reason: str = ""
+    """Machine-readable word for ``refused`` and ``failed``, for example ``not_found`` or ``timeout``."""
+    text: str = ""
+    """What the model reads."""
+    value: ToolValue | None = None
+    variables: tuple[Variable, ...] = ()
+    images: tuple[ToolImage, ...] = ()
+    """Pictures that join the conversation, in order."""
+    timings: Timings = field(default_factory=Timings)
+
+
+Arguments: TypeAlias = Mapping[str, object]
