@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+from sft.sample import Span
 from toolshed.images import ImageSource
 from toolshed.types import CallError, Json, Message, ToolCall, ToolImage, ToolResult
-
-SpanKind = Literal["prompt", "sampled", "reply", "template"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,15 +83,6 @@ class Turn:
     """One per call, same order."""
     generate_s: float = 0.0
     tools_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Span:
-    """Half-open range of token positions (compact ids) with one owner."""
-
-    start: int
-    end: int
-    kind: SpanKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,8 +1,9 @@
-"""The nouns of the tool library: messages, calls, results, pictures, and the values that tools return.
+"""The nouns of the tool library: messages, calls, results, pictures, and what tools return.
 
 Frames and units, everywhere in this project: image points are normalised (u, v) in [0, 1] with the
-origin at the top left; 3-D points are metres in the OpenCV camera frame (x right, y down, z forward)
-with the principal point at the image centre and square pixels; depth is z-depth in metres.
+origin at the top left; 3-D points are metres in the OpenCV camera frame (x right, y down,
+z forward) with the principal point at the image centre and square pixels; depth is z-depth in
+metres.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role = Literal["system", "user", "assistant"]
 Status = Literal["ok", "refused", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a conversation. Tool replies are user turns; an assistant turn keeps its text as sampled."""
+    """One turn of a conversation. Tool replies are user turns; assistant text stays as sampled."""
 
     role: Role
     text: str
@@ -82,7 +83,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolImage:
-    """A picture as tools see it, in its own resolution; the policy's processor makes a smaller copy."""
+    """A picture in the resolution that tools see; the policy's processor makes a smaller copy."""
 
     pixels: npt.NDArray[np.uint8]
     """RGB, shape (H, W, 3)."""
@@ -101,7 +102,7 @@ class ToolImage:
         return int(self.pixels.shape[0])
 
 
-# ---- values that tools return; one function per reply profile turns each into text -----------------
+# ---- values that tools return; one function per reply profile turns each into text ----------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,7 +234,7 @@ class ToolResult:
     name: str
     status: Status
     reason: str = ""
-    """Machine-readable word for ``refused`` and ``failed``, for example ``not_found`` or ``timeout``."""
+    """Machine-readable word of a refusal or failure, for example ``not_found`` or ``timeout``."""
     text: str = ""
     """What the model reads."""
     value: ToolValue | None = None
