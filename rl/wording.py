@@ -1,4 +1,4 @@
-"""Every sentence of the tabletop questions, in one place: questions, instructions, thoughts, answers.
+"""Every sentence of the tabletop questions: instructions, questions, thoughts, answers.
 
 Each question is one template; `asked` reads a question back through the same template, so whoever
 only sees a conversation (the scripted teacher) knows what was asked. The demo's tokenizer is
@@ -16,7 +16,7 @@ COLOURS = ("red", "green", "blue", "yellow", "cyan", "purple", "white", "black")
 SHAPES = ("cube", "box", "ball", "cylinder", "cup")
 NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 
-DEMO_INSTRUCTION = "Answer the question inside <answer>; tools may help."
+DEMO_INSTRUCTION = "Answer the question about the picture."
 """System instruction of the demo's four task kinds."""
 
 INSTRUCTION = (
@@ -60,9 +60,10 @@ TEMPLATES: dict[str, str] = {
 
 DEMO_KINDS = ("point", "depth", "leftmost", "nearer")
 
+_NAME = rf"(?:{'|'.join(COLOURS)}) [a-z]+"
 _SLOTS = {
-    "a": r"[a-z]+ [a-z]+",
-    "b": r"[a-z]+ [a-z]+",
+    "a": _NAME,
+    "b": _NAME,
     "direction": "left|right",
     "u": r"\d\.\d+",
     "v": r"\d\.\d+",
