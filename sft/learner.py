@@ -1,0 +1,225 @@
+"""The one learner of SFT and RL: gradients over samples, an optimiser step, exact save and resume.
+
+The loss of a step is a sum over all its trained tokens divided by their number, so neither
+micro-batching, packing nor padding changes the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sft.batch import Batch, micro_batches
+from sft.model import Freeze, freeze, hidden_states, image_features, token_logprobs
+from sft.render import Renderer
+from sft.sample import TrainingSample
+from toolshed.errors import ConfigError
+from toolshed.types import ToolImage
+
+
+@dataclass
+class OptimConfig:
+    """How weights move."""
+
+    lr: float = 1e-5
+    """Peak rate of AdamW."""
+    muon_lr: float = 0.0
+    """Peak rate of Muon on the 2-D weights inside the layers; 0 leaves them to AdamW."""
+    muon_vision: bool = True
+    """Whether Muon also takes the 2-D weights of the vision tower, if that is trained."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    """``constant``, or ``cosine`` or ``linear`` down to ``floor`` after the flat part."""
+    flat: float = 0.0
+    """Share of the steps that keep the peak rate before the decay."""
+    floor: float = 0.05
+    """Last rate as a share of the peak."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossTerms:
+    """A loss before its division by the number of trained tokens of the step."""
+
+    loss_N: Tensor
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Further figures, summed over tokens; reported per trained token."""
+
+
+Loss = Callable[[Tensor, Batch], LossTerms]
+"""(log-probs of the trained tokens, micro-batch) -> terms."""
+
+
+def cross_entropy(logprobs_N: Tensor, batch: Batch) -> LossTerms:
+    """Negative log-likelihood of the trained tokens, weighted by the samples' advantages."""
+    return LossTerms(loss_N=-logprobs_N * batch.advantages_N)
+
+
+def rate_factor(optim: OptimConfig, step: int, total: int) -> float:
+    """Share of the peak rate at ``step`` of ``total``, counted from 0."""
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return 1.0
+    start = optim.flat * total
+    progress = min(1.0, max(0.0, (step - start) / max(1.0, total - start)))
+    if optim.schedule == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    elif optim.schedule != "linear":
+        raise ConfigError(f"schedule {optim.schedule!r} is none of constant, cosine, linear")
+    return 1.0 - (1.0 - optim.floor) * progress
+
+
+class Learner:
+    """Owns a model and its optimisers on one device."""
+
+    def __init__(
+        self,
+        model: Any,
+        renderer: Renderer,
+        optim: OptimConfig,
+        *,
+        frozen: Freeze = "vision",
+        total_steps: int,
+        max_tokens: int = 4096,
+        pack: bool = True,
+        temperature: float = 1.0,
+    ) -> None:
+        freeze(model, frozen)
+        self.model = model
+        self.renderer = renderer
+        self.optim = optim
+        self.frozen = frozen
+        self.total_steps = total_steps
+        self.max_tokens = max_tokens
+        self.pack = pack
+        self.temperature = temperature
+        self.step = 0
+        self.device = next(model.parameters()).device
+        self._features: dict[str, Tensor] = {}
+        self._optimisers = _make_optimisers(model, optim)
+
+    def forward_backward(
+        self, samples: Sequence[TrainingSample], loss: Loss = cross_entropy
+    ) -> dict[str, float]:
+        """Add the gradient of one step's samples; returns the loss and sums per trained token."""
+        num_tokens = sum(sample.num_trained for sample in samples)
+        if not num_tokens:
+            raise ConfigError("no token of these samples is trained; check the transcripts")
+        totals: dict[str, float] = {"loss": 0.0}
+        for batch in micro_batches(
+            samples, self.renderer, max_tokens=self.max_tokens, pack=self.pack
+        ):
+            terms = loss(self.logprobs(batch), batch)
+            total = terms.loss_N.sum() / num_tokens
+            total.backward()
+            totals["loss"] += float(total.detach())
+            for name, value in terms.sums.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) / num_tokens
+        return totals | {"tokens": float(num_tokens)}
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """Log-probs of the trained tokens of a micro-batch, with gradient; shape (N,)."""
+        hidden = hidden_states(
+            self.model,
+            batch.token_ids_BT.to(self.device),
+            batch.positions_4BT.to(self.device),
+            self.features(batch.images),
+        )
+        chosen = hidden.flatten(0, 1)[batch.predict_N.to(self.device)]
+        targets = batch.targets_N.to(self.device)
+        return token_logprobs(
+            self.model, chosen, targets, self.renderer.banned_tokens, self.temperature
+        )
+
+    def features(self, images: Sequence[ToolImage]) -> Tensor | None:
+        """Features of pictures in order; a frozen tower sees each distinct picture once."""
+        if not images:
+            return None
+        distinct = {image.sha256: image for image in images}
+        if self.frozen == "vision":
+            known = self._features
+            missing = [image for key, image in distinct.items() if key not in known]
+            if missing:
+                with torch.no_grad():
+                    known.update(self._compute_features(missing))
+        else:
+            known = self._compute_features(list(distinct.values()))
+        return torch.cat([known[image.sha256] for image in images])
+
+    def _compute_features(self, images: Sequence[ToolImage]) -> dict[str, Tensor]:
+        inputs = [self.renderer.vision(image) for image in images]
+        patches = torch.cat([torch.from_numpy(v.patches) for v in inputs]).to(self.device)
+        grids = torch.tensor([v.grid for v in inputs], device=self.device)
+        features = image_features(self.model, patches, grids)
+        parts = torch.split(features, [v.num_tokens for v in inputs])
+        return {image.sha256: part for image, part in zip(images, parts, strict=True)}
+
+    def optim_step(self) -> dict[str, float]:
+        """Clip, move the weights, clear gradients; returns the gradient norm and the rate."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.optim.clip_norm))
+        factor = rate_factor(self.optim, self.step, self.total_steps)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        return {"grad_norm": norm, "lr": self.optim.lr * factor}
+
+    def save_state(self, path: Path) -> None:
+        """Weights, optimiser and step, for an exact resume."""
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+                "step": self.step,
+            },
+            path,
+        )
+
+    def load_state(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step = int(state["step"])
+        self._features.clear()
+
+
+def _make_optimisers(model: Any, optim: OptimConfig) -> list[torch.optim.Optimizer]:
+    muon: list[Tensor] = []
+    adam: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inside = ".layers." in name or (optim.muon_vision and ".blocks." in name)
+        (muon if optim.muon_lr and parameter.ndim == 2 and inside else adam).append(parameter)
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [{"params": adam, "peak_lr": optim.lr}],
+            lr=optim.lr,
+            betas=(optim.betas[0], optim.betas[1]),
+            weight_decay=optim.weight_decay,
+        )
+    ]
+    if muon:
+        optimisers.append(
+            torch.optim.Muon(
+                [{"params": muon, "peak_lr": optim.muon_lr}],
+                lr=optim.muon_lr,
+                momentum=0.9,
+                ns_steps=4,
+                weight_decay=0.0,
+            )
+        )
+    return optimisers

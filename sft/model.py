@@ -1,0 +1,134 @@
+"""Load, freeze and save a Qwen2.5-VL checkpoint; image features; log-probs in chunks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from toolshed.errors import ConfigError
+
+Freeze = Literal["none", "vision"]
+SCHEMA_FILE = "tool_schema.json"
+_CHUNK = 4096
+
+
+def load_model(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> nn.Module:
+    """Load any Qwen2.5-VL folder; raises ConfigError where there is none."""
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    if not (Path(folder) / "config.json").exists():
+        raise ConfigError(f"{folder} holds no config.json; give a Hugging Face checkpoint folder")
+    # A bar for 60 tensors of a tiny model hides the bars that matter.
+    logging.disable_progress_bar()
+    model: nn.Module = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa"
+    )
+    return model.to(device)
+
+
+def save_checkpoint(model: Any, source: str | Path, folder: str | Path) -> None:
+    """Write ``model`` as a Hugging Face folder with the tokenizer and processor of ``source``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in Path(source).iterdir():
+        if (
+            path.is_file()
+            and path.suffix in (".json", ".jinja", ".txt")
+            and "index" not in path.name
+        ):
+            shutil.copyfile(path, folder / path.name)
+    model.save_pretrained(folder)
+
+
+def read_schema_hash(folder: str | Path) -> str:
+    """Hash of the tool schema that a checkpoint was trained with; ``unknown`` if it has none."""
+    path = Path(folder) / SCHEMA_FILE
+    return str(json.loads(path.read_text())["hash"]) if path.exists() else "unknown"
+
+
+def write_schema(folder: str | Path, schema_hash: str, schema_text: str) -> None:
+    record = {"hash": schema_hash, "schema": schema_text}
+    (Path(folder) / SCHEMA_FILE).write_text(json.dumps(record, indent=1))
+
+
+def check_schema(folder: str | Path, current: str, policy: Literal["same", "any"]) -> str | None:
+    """Refuse a checkpoint made with other tools; returns a warning when its hash is unknown."""
+    recorded = read_schema_hash(folder)
+    if recorded == "unknown":
+        return f"{folder} does not say which tool schema it was trained with; taken as it is"
+    if recorded != current and policy == "same":
+        raise ConfigError(
+            f"{folder} was trained with tool schema {recorded[:12]}, this run uses {current[:12]}; "
+            "use the same tools= and tools.show=, or pass schema=any to compare on purpose"
+        )
+    return None
+
+
+def freeze(model: Any, what: Freeze) -> None:
+    for parameter in model.model.visual.parameters():
+        parameter.requires_grad_(what != "vision")
+
+
+def image_features(model: Any, patches: Tensor, grids: Tensor) -> Tensor:
+    """Features of pictures, concatenated; shape (image tokens, hidden).
+
+    patches: (sum of t*h*w, patch values); grids: (pictures, 3).
+    """
+    out = model.model.visual(patches.to(model.dtype), grid_thw=grids)
+    features: Tensor = out.pooler_output
+    return features
+
+
+def hidden_states(
+    model: Any, token_ids_BT: Tensor, positions_4BT: Tensor, features: Tensor | None
+) -> Tensor:
+    """Last hidden states of packed rows, shape (B, T, hidden).
+
+    Row 0 of ``positions_4BT`` counts from 0 in every packed sequence: transformers reads the
+    borders from it, so sequences in one row do not see each other.
+    """
+    embeds = model.get_input_embeddings()(token_ids_BT)
+    if features is not None:
+        mask = (token_ids_BT == model.config.image_token_id).unsqueeze(-1)
+        assert int(mask.sum()) == len(features), "image tokens and features differ in number"
+        embeds = embeds.masked_scatter(mask, features.to(embeds.dtype))
+    out = model.model.language_model(
+        inputs_embeds=embeds, position_ids=positions_4BT, attention_mask=None, use_cache=False
+    )
+    hidden: Tensor = out.last_hidden_state
+    return hidden
+
+
+def token_logprobs(
+    model: Any, hidden_ND: Tensor, targets_N: Tensor, banned: tuple[int, ...], temperature: float
+) -> Tensor:
+    """Log-probability of each target, shape (N,), never holding more than a chunk of logits.
+
+    Logits are divided by the temperature and banned tokens removed, as the sampler does.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    weight = model.get_output_embeddings().weight
+
+    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = (hidden @ weight.T).float() / temperature
+        logits[:, list(banned)] = float("-inf")
+        return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
+
+    if len(targets_N) <= _CHUNK:
+        return chunk(hidden_ND, targets_N)
+    parts = [
+        checkpoint(chunk, hidden, targets, use_reentrant=False)
+        for hidden, targets in zip(
+            torch.split(hidden_ND, _CHUNK), torch.split(targets_N, _CHUNK), strict=True
+        )
+    ]
+    return torch.cat(parts)
