@@ -1,8 +1,7 @@
-"""Pictures of scenes by ray casting: colour, exact z-depth, object ids, and the depth sensor image.
+"""Pictures of scenes by ray casting: colour, exact z-depth, object ids, the depth sensor image.
 
-Light is white and shading scalar, so permuting a scene's colour channels permutes the picture's. One
-compiled MuJoCo model with free slots serves every scene: moving its geoms costs microseconds,
-compiling a model per scene does not.
+Light is white and shading scalar, so permuting a scene's colour channels permutes the picture's.
+One compiled MuJoCo model with free slots serves every scene: moving its geoms costs microseconds.
 """
 
 from __future__ import annotations

@@ -49,6 +49,10 @@ class SceneStyle:
     plinth_m: Range = (0.0, 0.0)
     size_m: Range = (0.070, 0.105)
     """The typical side of an object; shapes stretch it."""
+    size_px: Range | None = None
+    """In place of ``size_m``: side in the picture, so that apparent size says nothing of depth."""
+    depth_m: Range | None = None
+    """Depth drawn apart from the place in the picture; the plinth takes up the difference."""
     grippable: bool = False
     """Objects are slim, stand within the arm's reach and leave room for the fingers."""
     min_share: float = 0.015
@@ -59,10 +63,12 @@ DEMO = SceneStyle(name="demo")
 NEARER = SceneStyle(
     name="nearer",
     num_objects=(2, 3),
-    distance_m=(0.65, 0.95),
+    distance_m=(0.74, 0.86),
+    tilt_deg=(48.0, 68.0),
     roll_deg=(-30.0, 30.0),
     plinth_m=(0.0, 0.25),
-    size_m=(0.070, 0.115),
+    size_px=(24.0, 42.0),
+    depth_m=(0.54, 0.74),
     min_share=0.012,
 )
 MANIPULATION = SceneStyle(
@@ -208,11 +214,21 @@ def _draw_camera(style: SceneStyle, rng: np.random.Generator) -> Camera:
 def _draw_object(
     colour: str, shape: Shape, style: SceneStyle, camera: Camera, rng: np.random.Generator
 ) -> SceneObject | None:
-    size = _draw_size(shape, style, rng)
-    plinth = rng.uniform(*style.plinth_m)
-    centre = _draw_place(plinth + size[2] / 2, style, camera, rng)
+    side = rng.uniform(*style.size_m)
+    centre = _draw_place(side / 2, style, camera, rng)
     if centre is None:
         return None
+    if style.size_px is not None:
+        depth_m = float(camera.to_camera(centre)[2])
+        side = rng.uniform(*style.size_px) * depth_m / camera.focal_length_px
+    size = _draw_size(shape, side, rng)
+    plinth = 0.0
+    if style.depth_m is None:
+        centre[2] = size[2] / 2
+    else:
+        plinth = float(centre[2]) - size[2] / 2
+        if not style.plinth_m[0] <= plinth <= style.plinth_m[1]:
+            return None
     yaw = rng.uniform(0.0, 2 * np.pi)
     pose = np.eye(4)
     pose[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
@@ -227,10 +243,7 @@ def _draw_object(
     )
 
 
-def _draw_size(
-    shape: Shape, style: SceneStyle, rng: np.random.Generator
-) -> tuple[float, float, float]:
-    side = rng.uniform(*style.size_m)
+def _draw_size(shape: Shape, side: float, rng: np.random.Generator) -> tuple[float, float, float]:
     match shape:
         case "cube" | "ball":
             return (side, side, side)
@@ -247,7 +260,7 @@ def _draw_size(
 def _draw_place(
     height_m: float, style: SceneStyle, camera: Camera, rng: np.random.Generator
 ) -> Floats | None:
-    """A centre at this height: within reach, or anywhere in the picture."""
+    """A centre within reach or anywhere in the picture, at this height or at a drawn depth."""
     if style.grippable:
         return np.array([rng.uniform(*REACH_M[0]), rng.uniform(*REACH_M[1]), height_m])
     uv = rng.uniform(0.1, 0.9, size=2)
@@ -255,6 +268,8 @@ def _draw_place(
     ray = camera.rotation @ np.array([offset[0], offset[1], 1.0])
     if ray[2] > -0.2:
         return None
+    if style.depth_m is not None:
+        return np.asarray(camera.position_m + ray * rng.uniform(*style.depth_m))
     return np.asarray(camera.position_m + ray * (height_m - camera.position_m[2]) / ray[2])
 
 

@@ -1,7 +1,7 @@
 """The five shapes, each a few MuJoCo primitives around the centre of its bounding box.
 
-The object frame is upright: z is up, x and y are the sides of the bounding box, so ``size_m`` are the
-extents of the true oriented box.
+The object frame is upright: z is up, x and y are the sides of the bounding box, so ``size_m`` are
+the extents of the true oriented box.
 """
 
 from __future__ import annotations
