@@ -1,0 +1,170 @@
+"""Evaluation rows: one JSON line per question and draw, appended as each finishes.
+
+Invariants: a line is handed to the system whole before the next, so that a killed process loses
+none; a torn last line is cut off with a warning; of several lines with one key the scored one
+counts, so that failures of our machinery are asked again on resume and never scored as wrong.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from rl.episode import Episode
+from toolshed.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Draw = Literal["greedy"] | int
+
+
+class RowKey(NamedTuple):
+    """What may exist only once in a file."""
+
+    benchmark: str
+    question_id: str
+    draw: Draw
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalRow:
+    """One question, asked once."""
+
+    benchmark: str
+    """Key of ``eval.benchmarks.BENCHMARKS``."""
+    task: str
+    """Column of the tables: a part of the benchmark, or its own name."""
+    question_id: str
+    draw: Draw
+    """``greedy``, or the number of the sampled draw."""
+    answer: str | None
+    target: JsonValue
+    score: float | None
+    """What the benchmark counts, in [0, 1]; None where our machinery broke."""
+    reward: float | None
+    stop_reason: str
+    num_calls: int
+    """Well-formed calls."""
+    seconds: float
+    seed: int
+    """Of this draw; it decides every sampled token."""
+    schema_hash: str
+    """Of the tools that were offered."""
+    policy: str
+    """Which weights answered."""
+    failure: str = ""
+    episode: Episode
+
+    @property
+    def key(self) -> RowKey:
+        return RowKey(self.benchmark, self.question_id, self.draw)
+
+    @property
+    def failed(self) -> bool:
+        """Whether our machinery broke; such a row is neither right nor wrong."""
+        return self.score is None
+
+
+_ROW = TypeAdapter(EvalRow)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    rows: list[EvalRow]
+    num_good_bytes: int
+
+
+class RowLog:
+    """A rows file open for appending by one process at a time; use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise ConfigError(
+                f"{path} is being written by another run; wait for it or give another out="
+            ) from None
+        read = _read(path)
+        os.ftruncate(self._file, read.num_good_bytes)
+        self._rows = {row.key: row for row in settled(read.rows)}
+
+    @property
+    def rows(self) -> list[EvalRow]:
+        """The settled rows so far, in the order of their first line."""
+        return list(self._rows.values())
+
+    def has(self, key: RowKey) -> bool:
+        """Whether a key is done: a failure of our machinery is not."""
+        row = self._rows.get(key)
+        return row is not None and not row.failed
+
+    def append(self, row: EvalRow) -> None:
+        """Write one row to disk; a second scored row of one key is a bug."""
+        assert not self.has(row.key), f"row {row.key} exists already"
+        line = _ROW.dump_json(row) + b"\n"
+        while line:
+            line = line[os.write(self._file, line) :]
+        self._rows[row.key] = row
+
+    def close(self) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+
+    def __enter__(self) -> RowLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read_rows(path: Path) -> list[EvalRow]:
+    """The settled rows of a file; ConfigError if it is missing or not a rows file."""
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give the rows file that eval.run wrote")
+    return settled(_read(path).rows)
+
+
+def settled(rows: Iterable[EvalRow]) -> list[EvalRow]:
+    """One row per key: the first scored one, else the last failure."""
+    chosen: dict[RowKey, EvalRow] = {}
+    for row in rows:
+        if row.key not in chosen or chosen[row.key].failed:
+            chosen[row.key] = row
+    return list(chosen.values())
+
+
+def _read(path: Path) -> _Read:
+    content = path.read_bytes()
+    num_good_bytes = content.rfind(b"\n") + 1
+    lines = content.split(b"\n")[:-1]
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(_ROW.validate_json(line))
+        except ValidationError as error:
+            if number < len(lines):
+                raise ConfigError(
+                    f"{path} line {number} is no evaluation row "
+                    f"({error.errors()[0]['msg']}); move the file away or give another out="
+                ) from error
+            num_good_bytes -= len(line) + 1
+    if num_good_bytes < len(content):
+        log.warning("%s ends in a torn line, which is dropped and asked again", path)
+    return _Read(rows=rows, num_good_bytes=num_good_bytes)
