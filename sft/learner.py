@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,7 @@ class Learner:
         self.pack = pack
         self.temperature = temperature
         self.step = 0
+        self.schedule_begin = 0
         self.device = next(model.parameters()).device
         self._features: dict[str, Tensor] = {}
         self._optimisers = _make_optimisers(model, optim)
@@ -167,7 +168,7 @@ class Learner:
         """Clip, move the weights, clear gradients; returns the gradient norm and the rate."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(trained, self.optim.clip_norm))
-        factor = rate_factor(self.optim, self.step, self.total_steps)
+        factor = self._rate_factor()
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -176,6 +177,14 @@ class Learner:
         self.step += 1
         return {"grad_norm": norm, "lr": self.optim.lr * factor}
 
+    def restart_schedule(self, steps: int) -> None:
+        """Run the schedule once more over ``steps`` further steps, without its warm-up."""
+        self.schedule_begin, self.total_steps = self.step, steps
+
+    def _rate_factor(self) -> float:
+        optim = replace(self.optim, warmup_steps=0) if self.schedule_begin else self.optim
+        return rate_factor(optim, self.step - self.schedule_begin, self.total_steps)
+
     def save_state(self, path: Path) -> None:
         """Weights, optimiser and step, for an exact resume."""
         torch.save(
@@ -183,6 +192,7 @@ class Learner:
                 "model": self.model.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
                 "step": self.step,
+                "schedule": (self.schedule_begin, self.total_steps),
             },
             path,
         )
@@ -193,6 +203,7 @@ class Learner:
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step = int(state["step"])
+        self.schedule_begin, self.total_steps = state["schedule"]
         self._features.clear()
 
 

@@ -48,6 +48,17 @@ def save_checkpoint(model: Any, source: str | Path, folder: str | Path) -> None:
     model.save_pretrained(folder)
 
 
+def resolve_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder that ``path`` means: itself, or ``final`` of a run's folder."""
+    for folder in (Path(path), Path(path) / "final"):
+        if (folder / "config.json").exists():
+            return folder
+    raise ConfigError(
+        f"{path} is no checkpoint: neither it nor {path}/final holds a config.json; give a "
+        "Hugging Face folder or the folder of a finished run"
+    )
+
+
 def read_schema_hash(folder: str | Path) -> str:
     """Hash of the tool schema that a checkpoint was trained with; ``unknown`` if it has none."""
     path = Path(folder) / SCHEMA_FILE

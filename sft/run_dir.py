@@ -1,6 +1,6 @@
 """A run's folder: resolved config, append-only metrics, checkpoints, and an exact resume.
 
-``metrics.jsonl`` holds one line per step and never a line beyond the last checkpoint after a resume:
+``metrics.jsonl`` holds one line per step, never one beyond the last checkpoint after a resume:
 the steps after it are trained again and their lines written again.
 """
 

@@ -1,0 +1,214 @@
+"""One question in, one trajectory out: a coroutine per trajectory, no barrier between them.
+
+Token ids are only ever appended: what the policy sampled is kept as sampled, and each tool reply is
+encoded on its own. A failed tool ends the trajectory as ``tool_failure``, unscored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from rl.policy.base import Policy, Prompt
+from rl.types import Completion, Question, SamplingParams, StopReason, Trajectory, Turn
+from sft.render import IMAGE_MARK, Renderer, Rendering
+from toolshed import chat
+from toolshed.images import ImageSource, load_image
+from toolshed.shed import Session, Toolshed
+from toolshed.types import Message, ToolImage, ToolResult
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Where a trajectory is cut."""
+
+    max_turns: int = 8
+    max_tokens: int = 4096
+    """Sampled tokens and reply tokens together."""
+    max_calls: int = 8
+    """Calls of one turn that are run; each further one is answered with an error."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Player:
+    """Everything that a rollout needs besides the question."""
+
+    policy: Policy
+    renderer: Renderer | None
+    """None for policies without tokens."""
+    shed: Toolshed | None
+    """None plays without tools."""
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One rollout to be done."""
+
+    question: Question
+    sampling: SamplingParams
+    sample_index: int = 0
+    seed: int = 0
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from anything printable: same parts, same seed, on every machine."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+async def run_rollouts(
+    jobs: Sequence[Job], player: Player, *, width: int
+) -> AsyncIterator[tuple[int, Trajectory]]:
+    """Play all jobs, ``width`` at a time; yields (index of the job, trajectory) as they finish."""
+    places = asyncio.Semaphore(width)
+
+    async def play(index: int) -> tuple[int, Trajectory]:
+        async with places:
+            return index, await run_episode(jobs[index], player)
+
+    tasks = [asyncio.ensure_future(play(index)) for index in range(len(jobs))]
+    try:
+        for task in asyncio.as_completed(tasks):
+            yield await task
+    finally:
+        for pending in tasks:
+            pending.cancel()
+
+
+async def run_episode(job: Job, player: Player) -> Trajectory:
+    """Play one question to its end."""
+    episode = _Episode(job, player)
+    try:
+        return await episode.play()
+    finally:
+        player.policy.release(episode.name)
+
+
+class _Episode:
+    """One trajectory under way; single-use."""
+
+    def __init__(self, job: Job, player: Player) -> None:
+        question = job.question
+        self.job, self.player = job, player
+        self.name = f"{question.id}/{job.sample_index}/{job.seed}"
+        self.images: list[ToolImage] = [_load(source) for source in question.images]
+        self.session: Session | None = None
+        if player.shed is not None:
+            self.session = player.shed.session(self.images, scene=question.scene)
+        specs = player.shed.specs if player.shed is not None else ()
+        self.messages = [
+            replace(m, text=chat.system_prompt(m.text, specs)) if m.role == "system" else m
+            for m in question.messages
+        ]
+        self.turns: list[Turn] = []
+        self.rendering = Rendering()
+        if player.renderer is not None:
+            self.rendering.append(player.renderer.prompt(self.messages), "prompt")
+        self.num_prompt = len(self.rendering.token_ids)
+        self.logprobs: list[float] = []
+        self.failure = ""
+        self.started = time.monotonic()
+
+    async def play(self) -> Trajectory:
+        for _ in range(self.player.limits.max_turns):
+            reason = await self._turn()
+            if reason is not None:
+                return self._freeze(reason)
+        return self._freeze(StopReason.MAX_TURNS)
+
+    async def _turn(self) -> StopReason | None:
+        """One assistant turn and the replies to its calls; a reason if the episode is over."""
+        begun = time.monotonic()
+        completion = await self.player.policy.generate(self._prompt(), self._sampling())
+        generated = time.monotonic()
+        self._append(completion)
+        parsed = chat.parse_calls(completion.text, max_calls=self.player.limits.max_calls)
+        over = completion.finish == "length"
+        if self.session is None or over or not (parsed.calls or parsed.errors):
+            self.turns.append(Turn(completion=completion, generate_s=generated - begun))
+            return StopReason.MAX_TOKENS if over else StopReason.ANSWERED
+        results = await asyncio.gather(*(self.session.call(call) for call in parsed.calls))
+        self.turns.append(
+            Turn(
+                completion=completion,
+                calls=parsed.calls,
+                errors=parsed.errors,
+                results=tuple(results),
+                generate_s=generated - begun,
+                tools_s=time.monotonic() - generated,
+            )
+        )
+        broken = next((result for result in results if result.status == "failed"), None)
+        if broken is not None:
+            self.failure = f"{broken.name}: {broken.reason}: {broken.text}"
+            return StopReason.TOOL_FAILURE
+        return self._reply(chat.reply_texts(parsed, results), results)
+
+    def _reply(self, texts: Sequence[str], results: Sequence[ToolResult]) -> StopReason | None:
+        """Append the replies with their pictures, all or nothing."""
+        images = [image for result in results for image in result.images]
+        message = Message(role="user", text=chat.write_replies(texts), num_images=len(images))
+        assert not images or message.text.count(IMAGE_MARK) == len(images), message.text
+        renderer = self.player.renderer
+        if renderer is not None:
+            ids = renderer.reply(message)
+            if self._used() + len(ids) >= self.player.limits.max_tokens:
+                return StopReason.MAX_TOKENS
+            self.rendering.append(ids, "reply")
+        self.messages.append(message)
+        self.images.extend(images)
+        return None
+
+    def _append(self, completion: Completion) -> None:
+        self.messages.append(Message(role="assistant", text=completion.text))
+        self.logprobs.extend(completion.logprobs)
+        renderer = self.player.renderer
+        if renderer is not None:
+            self.rendering.append(completion.token_ids, "sampled")
+            closing = renderer.closing(completion.finish)
+            if closing:
+                self.rendering.append(closing, "template")
+
+    def _prompt(self) -> Prompt:
+        return Prompt(
+            question=self.job.question,
+            messages=tuple(self.messages),
+            images=tuple(self.images),
+            token_ids=tuple(self.rendering.token_ids),
+            trajectory=self.name,
+            turn=len(self.turns),
+            seed=self.job.seed,
+        )
+
+    def _sampling(self) -> SamplingParams:
+        left = self.player.limits.max_tokens - self._used()
+        return replace(self.job.sampling, max_tokens=min(self.job.sampling.max_tokens, left))
+
+    def _used(self) -> int:
+        return len(self.rendering.token_ids) - self.num_prompt
+
+    def _freeze(self, reason: StopReason) -> Trajectory:
+        return Trajectory(
+            question=self.job.question,
+            sample_index=self.job.sample_index,
+            seed=self.job.seed,
+            turns=tuple(self.turns),
+            messages=tuple(self.messages),
+            stop_reason=reason,
+            token_ids=tuple(self.rendering.token_ids),
+            spans=tuple(self.rendering.spans),
+            logprobs=tuple(self.logprobs),
+            images=tuple(self.images),
+            seconds=time.monotonic() - self.started,
+            failure=self.failure,
+        )
+
+
+@lru_cache(maxsize=1024)
+def _load(source: ImageSource) -> ToolImage:
+    return load_image(source)

@@ -1,0 +1,232 @@
+"""Supervised fine-tuning: ``python -m sft.train CONFIG [key=value ...]``.
+
+Draws one source of the mixture per step, trains its assistant tokens, and stops after ``steps``,
+or after one extension if a gate asks for it. Interrupted runs go on from their last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sft.config import help_text, load_config, to_yaml
+from sft.data import SourceConfig, Transcript, load_transcripts, mixture_order, to_sample
+from sft.learner import Learner, OptimConfig
+from sft.model import (
+    check_schema,
+    load_model,
+    resolve_checkpoint,
+    save_checkpoint,
+    write_schema,
+)
+from sft.render import Renderer
+from sft.run_dir import RunDir
+from toolshed.config import check_home
+from toolshed.errors import ConfigError
+from toolshed.shed import ToolSet
+from toolshed.types import Json
+
+
+@dataclass
+class GateConfig:
+    """A loss that must be reached at the end; a miss extends the run once."""
+
+    source: str = ""
+    """Name of the source whose losses count; empty for no gate."""
+    last: int = 30
+    """How many of its last losses are averaged."""
+    loss: float = 0.02
+    extra_steps: int = 150
+
+
+@dataclass
+class ToolsConfig:
+    """Which tools the system turn announces."""
+
+    config: str = "none"
+    """Word or path of a tool YAML; ``none`` announces no tools."""
+    show: list[str] = field(default_factory=list)
+    """Functions to announce, in the file's order; empty for all of the file."""
+
+
+@dataclass
+class SFTConfig:
+    """Everything that an SFT run depends on."""
+
+    model: str = ""
+    """Checkpoint to start from."""
+    out: str = ""
+    """Folder of the run."""
+    sources: list[SourceConfig] = field(default_factory=list)
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+    schema: str = "same"
+    """``any`` accepts a checkpoint that was trained with another tool schema."""
+    steps: int = 100
+    seed: int = 1
+    frozen: str = "vision"
+    """``vision`` freezes the tower, ``none`` trains everything."""
+    max_tokens: int = 4096
+    """Places of one micro-batch."""
+    pack: bool = True
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    save_every: int = 100
+    device: str = "cpu"
+    dtype: str = "float32"
+    tensorboard: bool = True
+
+
+def train(config: SFTConfig) -> Path:
+    """Run to the end; returns the folder of the final checkpoint."""
+    run = RunDir(config.out, tensorboard=config.tensorboard)
+    try:
+        return _Training(config, run).run()
+    finally:
+        run.close()
+
+
+class _Training:
+    """One run under way."""
+
+    def __init__(self, config: SFTConfig, run: RunDir) -> None:
+        import torch
+
+        self.config, self.run_dir = config, run
+        self.tools = ToolSet.of(config.tools.config, show=config.tools.show or None)
+        self.folder = resolve_checkpoint(config.model)
+        warning = check_schema(self.folder, self.tools.schema_hash, _policy(config.schema))
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
+        run.save_config(to_yaml(config))
+        self.names, self.transcripts = _load_sources(config.sources)
+        torch.manual_seed(config.seed)
+        self.learner = Learner(
+            load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device),
+            Renderer.load(self.folder),
+            config.optim,
+            frozen="vision" if config.frozen == "vision" else "none",
+            total_steps=config.steps,
+            max_tokens=config.max_tokens,
+            pack=config.pack,
+        )
+        self.started = time.monotonic()
+
+    def run(self) -> Path:
+        from tqdm import tqdm
+
+        self._resume()
+        sources = self.config.sources
+        order = mixture_order(
+            [len(rows) for rows in self.transcripts],
+            [source.weight for source in sources],
+            [source.batch_size for source in sources],
+            self.config.seed,
+        )
+        bar = tqdm(total=self._end(), initial=self.learner.step, desc=f"sft {self.run_dir.path}")
+        for source, indices in itertools.islice(order, self.learner.step, None):
+            if self.learner.step >= self._end():
+                if not self._extend():
+                    break
+                bar.total = self._end()
+            figures = self._step(source, indices)
+            bar.update()
+            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
+        bar.close()
+        return self._finish()
+
+    def _step(self, source: int, indices: list[int]) -> dict[str, Json]:
+        begun = time.monotonic()
+        rows = self.transcripts[source]
+        samples = [to_sample(rows[i], self.learner.renderer, self.tools.specs) for i in indices]
+        figures: dict[str, Json] = {"source": self.names[source]}
+        figures.update(self.learner.forward_backward(samples))
+        figures.update(self.learner.optim_step())
+        figures["step_s"] = time.monotonic() - begun
+        self.run_dir.log(self.learner.step, figures)
+        if self.learner.step % self.config.save_every == 0:
+            self._save()
+        return figures
+
+    def _end(self) -> int:
+        return self.learner.schedule_begin + self.learner.total_steps
+
+    def _extend(self) -> bool:
+        """Extend the run once where the gate was missed; says so in the metrics."""
+        gate = self.config.gate
+        if not gate.source or self.learner.schedule_begin:
+            return False
+        reached = self.gate_loss()
+        if reached is None or reached <= gate.loss:
+            return False
+        self.learner.restart_schedule(gate.extra_steps)
+        return True
+
+    def gate_loss(self) -> float | None:
+        """Mean of the gate's last losses; None if there are none."""
+        gate = self.config.gate
+        lines = [line for line in self.run_dir.metrics() if line.get("source") == gate.source]
+        losses = [float(str(line["loss"])) for line in lines[-gate.last :]]
+        return sum(losses) / len(losses) if losses else None
+
+    def _resume(self) -> None:
+        found = self.run_dir.latest_checkpoint()
+        if found is None:
+            self.run_dir.rewind(0)
+            return
+        step, folder = found
+        self.learner.load_state(folder / "state.pt")
+        self.run_dir.rewind(step)
+
+    def _save(self) -> None:
+        self.run_dir.save_checkpoint(
+            self.learner.step, lambda folder: self.learner.save_state(folder / "state.pt")
+        )
+
+    def _finish(self) -> Path:
+        self._save()
+        final = self.run_dir.path / "final"
+        save_checkpoint(self.learner.model, self.folder, final)
+        write_schema(final, self.tools.schema_hash, self.tools.schema_text)
+        return final
+
+
+def _load_sources(sources: Sequence[SourceConfig]) -> tuple[list[str], list[list[Transcript]]]:
+    if not sources:
+        raise ConfigError("no data: give sources, for example sources=[{path: traces.json}]")
+    names = [source.name or Path(source.path).stem for source in sources]
+    return names, [load_transcripts(source.path) for source in sources]
+
+
+def _policy(word: str) -> str:
+    if word not in ("same", "any"):
+        raise ConfigError(f"schema={word!r} is neither same nor any")
+    return word
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sft.train",
+        description="Supervised fine-tuning on tool-using transcripts.",
+        epilog="keys and defaults:\n" + help_text(SFTConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="name in configs/sft (for example demo) or a YAML file")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    args = parser.parse_args(words)
+    check_home("toolshed", "sft")
+    try:
+        config: SFTConfig = load_config(SFTConfig, "sft", args.config, args.words)
+        print(train(config))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
