@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from toolshed.errors import ToolRefusal
+from toolshed.tools.depth import Depth
 from toolshed.types import DepthEstimate, ToolImage
 
 FAR_M = 100.0
 """Cloud points are kept when 0 < z < FAR_M, as the published tool does."""
 
 
-class LightDepth:
+class LightDepth(Depth):
     def estimate_depth(self, image: ToolImage) -> DepthEstimate:
         depth, focal = sensed_depth(image)
         return DepthEstimate(depth_m=depth, focal_length_px=focal)

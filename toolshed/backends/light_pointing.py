@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from toolshed.backends.silhouettes import doubts, measure
 from toolshed.errors import ToolRefusal
+from toolshed.tools.pointing import Pointing
 from toolshed.types import Detections, Point, ToolImage
 
 Grey = npt.NDArray[np.int16]
@@ -57,7 +58,7 @@ class _Patch:
     size: int
 
 
-class LightPointing:
+class LightPointing(Pointing):
     def __init__(self, *, announce: bool = False) -> None:
         self._announce = announce
 

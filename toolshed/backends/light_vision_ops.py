@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from toolshed.errors import ToolRefusal
+from toolshed.tools.vision_ops import VisionOps
 from toolshed.types import IndexedValue
 
 
-class LightVisionOps:
+class LightVisionOps(VisionOps):
     def index_at(self, data: npt.NDArray[np.generic], u: float, v: float) -> IndexedValue:
         """Value at normalised (u, v); the far border counts as the last pixel.
 

@@ -75,7 +75,7 @@ MANIPULATION = SceneStyle(
     name="manipulation",
     width=448,
     height=336,
-    focal_length_px=480.0,
+    focal_length_px=700.0,
     num_objects=(2, 4),
     distance_m=(0.66, 0.82),
     tilt_deg=(38.0, 56.0),
@@ -83,7 +83,7 @@ MANIPULATION = SceneStyle(
     azimuth_deg=((60.0, 120.0), (240.0, 300.0)),
     size_m=(0.044, 0.062),
     grippable=True,
-    min_share=0.005,
+    min_share=0.012,
 )
 STYLES: dict[str, SceneStyle] = {style.name: style for style in (DEMO, NEARER, MANIPULATION)}
 
