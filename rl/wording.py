@@ -54,7 +54,7 @@ TEMPLATES: dict[str, str] = {
     + _CORNER_FORM,
     "grasp": "Which five points of the picture outline a grasp of the {a}? " + _GRASP_FORM,
     "pick": "Pick up the {a}.",
-    "place": "Pick up the {a} and put it down on the table at ({u}, {v}).",
+    "place": "Pick up the {a} and put it down on the table at ({u}, {v}) of the picture.",
 }
 """One template per kind of question; the order of this table is the order of ``--help``."""
 
