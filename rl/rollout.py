@@ -7,7 +7,6 @@ encoded on its own. A failed tool ends the trajectory as ``tool_failure``, unsco
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -53,12 +52,6 @@ class Job:
     sampling: SamplingParams
     sample_index: int = 0
     seed: int = 0
-
-
-def seed_of(*parts: object) -> int:
-    """A 63-bit seed from anything printable: same parts, same seed, on every machine."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
 
 
 async def run_rollouts(
