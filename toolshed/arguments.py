@@ -77,7 +77,7 @@ def _check(
 
 def _image(value: Json, images: Sequence[ToolImage]) -> ToolImage:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _bad("image_index", value, f"an integer from 0 to {len(images) - 1}")
+        raise _bad("image_index", value, "an integer, images are counted from 0")
     if not 0 <= value < len(images):
         raise ToolRefusal(
             "bad_image_index",

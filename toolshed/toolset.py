@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from toolshed.chat import spec_line
-from toolshed.config import ToolshedConfig, known_name, published_specs
+from toolshed.config import ToolshedConfig, known_name, load_tools, published_specs
 from toolshed.registry import contract_of
 from toolshed.tool import Method, methods_of, specs_of
 from toolshed.types import ToolSpec
@@ -29,8 +30,10 @@ class ToolSet:
     """By dotted name, for checking arguments."""
 
     @classmethod
-    def of(cls, config: ToolshedConfig, show: Sequence[str] | None = None) -> ToolSet:
+    def of(cls, config: str | Path | ToolshedConfig, show: Sequence[str] | None = None) -> ToolSet:
         """The tools of a config; ``show`` overrides its ``show``."""
+        if not isinstance(config, ToolshedConfig):
+            config = load_tools(config)
         specs = published_specs(config) if config.published is not None else _own_specs(config)
         chosen = config.show if show is None else list(show)
         if chosen is not None:
