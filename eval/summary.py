@@ -157,9 +157,11 @@ def read_stage_rows(run: Path) -> dict[str, list[EvalRow]]:
     return {path.stem: read_rows(path) for path in sorted((run / "rows").glob("*.jsonl"))}
 
 
-def write_summary(run: Path, facts: RunFacts) -> Summary:
+def write_summary(
+    run: Path, facts: RunFacts, rows_by_stage: Mapping[str, Sequence[EvalRow]]
+) -> Summary:
     """Recompute a run's summary from its rows and replace ``summary.json`` in one move."""
-    summary = summarise(read_stage_rows(run), facts)
+    summary = summarise(rows_by_stage, facts)
     values = _SUMMARY.dump_python(summary, mode="json")
     draft = run / "summary.json.new"
     draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -51,8 +51,6 @@ class Drawing:
     """Normalised (u, v)."""
     raster: str = ""
     """Base64 of a PNG (mask) or JPEG (depth)."""
-    size: tuple[int, int] = (0, 0)
-    """Height and width that ``raster`` stands for."""
     low: float = 0.0
     """Metres at the raster's darkest value, or the number that was read."""
     high: float = 0.0
@@ -129,21 +127,19 @@ class Episode:
         return sum(len(turn.calls) for turn in self.turns)
 
 
-def episode_of(trajectory: Trajectory, tool_pictures: tuple[ToolImage, ...] = ()) -> Episode:
-    """The record of a trajectory; ``tool_pictures`` replaces its pictures where the tools saw
-    others than the policy (the control with another scene's picture)."""
+def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) -> Episode:
+    """The record of a trajectory; ``prompt_picture`` is what the policy saw where that was not
+    what its tools saw (the control with another scene's picture)."""
     question, reward = trajectory.question, trajectory.reward
-    images = tool_pictures or trajectory.images
-    pictures = _pictures(question, images)
-    shown = trajectory.images[0] if trajectory.images else None
-    differs = bool(tool_pictures) and shown is not None and shown.sha256 != pictures[0].sha256
+    pictures = _pictures(question, trajectory.images)
+    shown = None if prompt_picture is None else Picture(sha256=prompt_picture.sha256)
     return Episode(
         question_id=question.id,
         source=question.source,
         kind=question.kind,
         question=user_words(question),
         pictures=pictures,
-        prompt_picture=Picture(sha256=shown.sha256) if shown is not None and differs else None,
+        prompt_picture=shown,
         turns=_turns(trajectory.turns, len(pictures)),
         target=question.target,
         answer=reward.answer if reward else None,
@@ -229,12 +225,10 @@ def drawing_of(value: ToolValue) -> Drawing:
         case Detections():
             return Drawing(shape="points", label=value.obj_name, points=_pairs(value.points))
         case Segmentation():
-            height, width = value.mask.shape
             return Drawing(
                 shape="mask",
                 points=_pairs(value.points),
                 raster=_png(value.mask),
-                size=(int(height), int(width)),
                 low=round(value.score, 4),
             )
         case DepthEstimate():
@@ -254,19 +248,21 @@ def drawing_of(value: ToolValue) -> Drawing:
             return Drawing(shape="captured")
 
 
-def value_of(drawing: Drawing) -> ToolValue | None:
-    """A value that draws like the one a Drawing was made from; None where there is nothing to
-    draw on the picture. What only numbers could tell is filled with zeros."""
+def value_of(drawing: Drawing, size: tuple[int, int]) -> ToolValue | None:
+    """A value that draws on a picture of ``size`` (height, width) like the one a Drawing was made
+    from; None where there is nothing to draw. What only numbers could tell is zero."""
     points = tuple(Point(u=u, v=v) for u, v in drawing.points)
     corners = np.array(drawing.points, dtype=np.float64).reshape(-1, 2)
     match drawing.shape:
         case "points":
             return Detections(obj_name=drawing.label, points=points)
         case "mask":
-            mask = np.asarray(_unpack(drawing.raster).convert("1"), dtype=np.bool_)
-            return Segmentation(mask=mask, score=drawing.low, points=points)
+            grey = (
+                _unpack(drawing.raster).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
+            )
+            return Segmentation(mask=np.asarray(grey) > 127, score=drawing.low, points=points)
         case "depth":
-            return DepthEstimate(depth_m=_depth_m(drawing), focal_length_px=1.0)
+            return DepthEstimate(depth_m=_depth_m(drawing, size), focal_length_px=1.0)
         case "value":
             u, v = drawing.points[0]
             return IndexedValue(u=u, v=v, value=drawing.low, kind=drawing.label)
@@ -305,7 +301,6 @@ def _number_drawing(value: IndexedValue) -> Drawing:
 def _depth_drawing(value: DepthEstimate) -> Drawing:
     """A grey thumbnail between the nearest and the farthest known depth; 0 marks the unknown."""
     depth_m = np.nan_to_num(value.depth_m, nan=0.0)
-    height, width = depth_m.shape
     known = depth_m > 0
     low = float(depth_m[known].min()) if known.any() else 0.0
     high = float(depth_m[known].max()) if known.any() else 1.0
@@ -313,13 +308,11 @@ def _depth_drawing(value: DepthEstimate) -> Drawing:
     grey = Image.fromarray(np.where(known, levels, 0).astype(np.uint8))
     grey.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.NEAREST)
     raster = _packed(grey, "JPEG")
-    size = (int(height), int(width))
-    return Drawing(shape="depth", raster=raster, size=size, low=round(low, 4), high=round(high, 4))
+    return Drawing(shape="depth", raster=raster, low=round(low, 4), high=round(high, 4))
 
 
-def _depth_m(drawing: Drawing) -> npt.NDArray[np.float32]:
-    height, width = drawing.size
-    grey = _unpack(drawing.raster).resize((width, height), Image.Resampling.BILINEAR)
+def _depth_m(drawing: Drawing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    grey = _unpack(drawing.raster).resize(size[::-1], Image.Resampling.BILINEAR)
     levels = np.asarray(grey, dtype=np.float32)
     metres = drawing.low + (levels - 1) / 254 * (drawing.high - drawing.low)
     return np.where(levels < 1, 0.0, metres).astype(np.float32)

@@ -1,0 +1,254 @@
+"""Ask a policy questions and keep every answer: rows are appended as episodes finish.
+
+What is done already is not asked again; what our machinery broke is. The demo calls ``evaluate`` in
+its own process, ``eval.run`` does the same for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from eval.rows import Draw, EvalRow, RowKey, RowLog
+from rl.episode import episode_of
+from rl.policy.base import Policy, Prompt
+from rl.rewards import RewardRule, score
+from rl.rollout import Job, Player, run_rollouts
+from rl.seeds import seed_of
+from rl.types import Completion, Question, SamplingParams, Trajectory
+from rl.viewer import keep_picture
+from toolshed.errors import ConfigError, ToolFailure
+from toolshed.types import ToolImage
+
+FEW_ROWS = 20
+"""Before so many episodes no share of failures stops a run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """How questions are asked."""
+
+    temperature: float = 0.0
+    """0 asks greedily, once; above it ``draws`` answers are sampled."""
+    draws: int = 1
+    max_tokens: int = 512
+    """Of one turn."""
+    width: int = 16
+    """Episodes under way at once."""
+    seed: int = 0
+    rule: RewardRule = field(default_factory=RewardRule)
+    max_failures: float = 0.2
+    """Largest share of episodes that our machinery may break before the run stops."""
+
+    @property
+    def draw_names(self) -> tuple[Draw, ...]:
+        return ("greedy",) if self.temperature == 0 else tuple(range(self.draws))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """Who is asked, and where the answers go."""
+
+    out: Path
+    """Rows file; pictures without a file of their own go to ``pictures`` beside its folder."""
+    policy: str
+    """Which weights; a rows file holds the answers of one."""
+    benchmark: str = ""
+    """Key of the rows; empty for each question's own source."""
+    prompt_pictures: Mapping[str, ToolImage] | None = None
+    """Question id to the picture that the policy is shown while the tools keep the right one."""
+    keep_pictures: int = 24
+    """For so many questions of each task pictures are kept for viewing."""
+
+
+async def evaluate(
+    questions: Sequence[Question],
+    player: Player,
+    asked: Asked,
+    asking: Asking,
+    *,
+    on_row: Callable[[EvalRow], None] | None = None,
+) -> list[EvalRow]:
+    """Ask what is missing in ``asked.out`` and return the rows of these questions and draws.
+
+    Raises ConfigError where the file holds another policy's answers, and ToolFailure where too
+    many episodes broke; the rows so far are kept then, and asked again is only what is missing.
+    """
+    if asked.prompt_pictures is not None:
+        player = replace(player, policy=OtherPicture(player.policy, asked.prompt_pictures))
+    schema_hash = player.shed.schema_hash if player.shed is not None else "none"
+    kept = _with_kept_pictures(questions, asked.keep_pictures)
+    with RowLog(asked.out) as log:
+        _check_same_run(log, asked, schema_hash)
+        jobs, keys = _missing(questions, log, asked, asking)
+        num_failed = 0
+        rollouts = run_rollouts(jobs, player, width=asking.width)
+        async with contextlib.aclosing(rollouts):
+            num_done = 0
+            async for index, trajectory in rollouts:
+                row = _scored_row(trajectory, keys[index], asked, asking, schema_hash)
+                log.append(row)
+                num_done += 1
+                num_failed += row.failed
+                if trajectory.question.id in kept:
+                    _keep_pictures(trajectory, asked)
+                if on_row is not None:
+                    on_row(row)
+                _stop_if_broken(num_failed, num_done, asking, row)
+        wanted = {
+            RowKey(_benchmark(question, asked), question.id, draw)
+            for question in questions
+            for draw in asking.draw_names
+        }
+        return [row for row in log.rows if row.key in wanted]
+
+
+def row_of(
+    trajectory: Trajectory,
+    *,
+    benchmark: str,
+    draw: Draw,
+    schema_hash: str,
+    policy: str,
+    prompt_picture: ToolImage | None = None,
+) -> EvalRow:
+    """The row of a scored trajectory, or of one that broke."""
+    episode = episode_of(trajectory, prompt_picture)
+    return EvalRow(
+        benchmark=benchmark,
+        task=task_of(trajectory.question, benchmark),
+        question_id=episode.question_id,
+        draw=draw,
+        answer=episode.answer,
+        target=episode.target,
+        score=episode.accuracy,
+        reward=episode.reward,
+        stop_reason=episode.stop_reason,
+        num_calls=episode.num_calls,
+        seconds=episode.seconds,
+        seed=trajectory.seed,
+        schema_hash=schema_hash,
+        policy=policy,
+        failure=episode.failure,
+        episode=episode,
+    )
+
+
+def task_of(question: Question, benchmark: str) -> str:
+    """Column of a question: its tabletop kind, the part of RoboSpatial, or the benchmark."""
+    if question.source.startswith("tabletop-"):
+        return question.source.removeprefix("tabletop-")
+    if benchmark == "robospatial":
+        return "robospatial-vqa" if question.kind == "yesno" else "robospatial-vacant"
+    return benchmark
+
+
+class OtherPicture:
+    """A policy whose first picture is exchanged; its tools see the question's own."""
+
+    def __init__(self, policy: Policy, pictures: Mapping[str, ToolImage]) -> None:
+        self.policy = policy
+        self.version = policy.version
+        self._pictures = pictures
+
+    async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+        other = self._pictures[prompt.question.id]
+        return await self.policy.generate(
+            replace(prompt, images=(other, *prompt.images[1:])), sampling
+        )
+
+    def release(self, trajectory: str) -> None:
+        self.policy.release(trajectory)
+
+    async def aclose(self) -> None:
+        await self.policy.aclose()
+
+
+def _benchmark(question: Question, asked: Asked) -> str:
+    return asked.benchmark or question.source
+
+
+def _check_same_run(log: RowLog, asked: Asked, schema_hash: str) -> None:
+    for row in log.rows[:1]:
+        if row.policy != asked.policy:
+            raise ConfigError(
+                f"{log.path} holds the answers of {row.policy}, this is {asked.policy}; "
+                "give another out= or move the file away"
+            )
+        if row.schema_hash != schema_hash:
+            raise ConfigError(
+                f"{log.path} was made with tool schema {row.schema_hash[:12]}, this run offers "
+                f"{schema_hash[:12]}; give another out= or use the same tools"
+            )
+
+
+def _missing(
+    questions: Sequence[Question], log: RowLog, asked: Asked, asking: Asking
+) -> tuple[list[Job], list[RowKey]]:
+    jobs, keys = [], []
+    for question in questions:
+        for number, draw in enumerate(asking.draw_names):
+            key = RowKey(_benchmark(question, asked), question.id, draw)
+            if log.has(key):
+                continue
+            keys.append(key)
+            jobs.append(
+                Job(
+                    question=question,
+                    sampling=SamplingParams(
+                        temperature=asking.temperature, max_tokens=asking.max_tokens
+                    ),
+                    sample_index=number,
+                    seed=seed_of("eval", asking.seed, *key),
+                )
+            )
+    return jobs, keys
+
+
+def _scored_row(
+    trajectory: Trajectory, key: RowKey, asked: Asked, asking: Asking, schema_hash: str
+) -> EvalRow:
+    question = trajectory.question
+    shown = asked.prompt_pictures[question.id] if asked.prompt_pictures is not None else None
+    return row_of(
+        replace(trajectory, reward=score(question, trajectory, asking.rule)),
+        benchmark=key.benchmark,
+        draw=key.draw,
+        schema_hash=schema_hash,
+        policy=asked.policy,
+        prompt_picture=shown,
+    )
+
+
+def _stop_if_broken(num_failed: int, num_done: int, asking: Asking, row: EvalRow) -> None:
+    if num_done >= FEW_ROWS and num_failed > asking.max_failures * num_done:
+        raise ToolFailure(
+            "too_many_failures",
+            f"{num_failed} of {num_done} episodes broke, the last with {row.failure!r}; "
+            "mend the tools and run the same command: only what is missing is asked again",
+        )
+
+
+def _with_kept_pictures(questions: Sequence[Question], most: int) -> set[str]:
+    """The first questions of each source."""
+    seen: Counter[str] = Counter()
+    kept = set()
+    for question in questions:
+        seen[question.source] += 1
+        if seen[question.source] <= most:
+            kept.add(question.id)
+    return kept
+
+
+def _keep_pictures(trajectory: Trajectory, asked: Asked) -> None:
+    """Write the pictures that no file holds: data URIs, those of tools, exchanged ones."""
+    folder = asked.out.parent.parent / "pictures"
+    sources = [source.image for source in trajectory.question.images]
+    for number, image in enumerate(trajectory.images):
+        if number >= len(sources) or sources[number].startswith("data:"):
+            keep_picture(image, folder)
+    if asked.prompt_pictures is not None:
+        keep_picture(asked.prompt_pictures[trajectory.question.id], folder)

@@ -1,0 +1,101 @@
+"""The sentences of the page, chosen by what the figures allow: it claims nothing else."""
+
+from __future__ import annotations
+
+from eval.metrics import Estimate
+from eval.stages import STAGES
+from eval.summary import Summary
+
+_RIVALS = ("base", "toolfree_sft", "toolfree_rl")
+
+
+def headline(summary: Summary) -> str:
+    """One sentence for the head of the page."""
+    if summary.smoke:
+        return "A smoke run: every stage was passed with tiny step counts, and nothing is claimed."
+    full = _sampled(summary, "full_rl", "leftmost")
+    step = _sampled(summary, "point_rl", "point")
+    base = _sampled(summary, "base", "point")
+    if full is not None:
+        rivals = [_sampled(summary, name, "leftmost") for name in _RIVALS]
+        known = [rival for rival in rivals if rival is not None]
+        if len(known) == len(rivals) and all(full.above(rival) for rival in known):
+            best = max(rival.mean for rival in known)
+            return (
+                f"A small model learned to see with tools: it answers {full.mean:.0%} of the "
+                f"questions about the leftmost object, where without them it reaches {best:.0%}."
+            )
+        return (
+            f"Full RL answers {full.mean:.0%} of the questions about the leftmost object; "
+            "its distance to the controls is not established in this run."
+        )
+    if step is not None and base is not None:
+        found = "found the tool" if step.above(base) else "has not found the tool"
+        return (
+            f"Step 1 is done: by reward alone the model {found}, "
+            f"and answers {step.mean:.0%} of the point questions instead of {base.mean:.0%}."
+        )
+    if base is not None:
+        return f"The base is ready: it answers {base.mean:.0%} of the point questions, unaided."
+    return "The run has begun; its first figures are on their way."
+
+
+def lede(summary: Summary) -> str:
+    """What was run, and how far it is."""
+    size = (
+        f"{summary.num_parameters / 1e6:.1f}-million-parameter " if summary.num_parameters else ""
+    )
+    done = len([stage for stage in STAGES if stage.name in summary.stages])
+    words = (
+        f"A {size}vision-language model went through the whole recipe: reinforcement learning with "
+        "one pointing tool, traces distilled from it, supervised fine-tuning, and reinforcement "
+        "learning with all tools, beside controls that miss one ingredient each."
+    )
+    if done < len(STAGES):
+        words += f" {done} of {len(STAGES)} stages have been evaluated so far."
+    return words
+
+
+def honest(summary: Summary) -> str:
+    """What the figures mean and what they do not."""
+    size = f"{summary.num_parameters / 1e6:.1f} million" if summary.num_parameters else "1 million"
+    return (
+        f"This is a miniature. The model has {size} parameters and a tokenizer made for these "
+        "very questions; pictures, questions and tools come from one small simulated world, and "
+        "the tools read its pixels and depth sensor, never its ground truth. So the figures say "
+        "that the machinery learns what it should, and nothing about how a large model would do "
+        "on photographs. "
+        + _discovery(summary)
+        + "The last step is shown tool use for every task by traces before it begins; what it adds "
+        "is to use it reliably. Much of its gain over SFT lies in sampled answers, which SFT "
+        "leaves mixed with direct ones, and less in greedy ones. "
+        + _shares(summary)
+        + "‘Leftmost’ is easy to see, a colour and an order; the swapped picture shows that it is "
+        "seen and not guessed. Everything was done with one seed."
+    )
+
+
+def _discovery(summary: Summary) -> str:
+    raw, base = summary.result("base_raw", "point"), summary.result("base", "point")
+    figures = ""
+    if raw and base and raw.call_rate is not None and base.call_rate is not None:
+        figures = f" (on point from {raw.call_rate:.0%} to {base.call_rate:.0%} of the episodes)"
+    return (
+        "Step 1 discovers less than it seems: the base was taught the syntax of calls on explicit "
+        "instruction, and called the tool unasked until direct answers hid that habit"
+        f"{figures}; reinforcement learning brings it back, by reward alone. "
+    )
+
+
+def _shares(summary: Summary) -> str:
+    if not summary.trace_shares:
+        return ""
+    shares = ", ".join(
+        f"{share:.0%} {name.replace('_', ' ')}" for name, share in summary.trace_shares.items()
+    )
+    return f"Not all SFT samples are tool traces: {shares}. "
+
+
+def _sampled(summary: Summary, stage: str, task: str) -> Estimate | None:
+    result = summary.result(stage, task)
+    return result.sampled if result else None
