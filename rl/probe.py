@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from rl import wording
 from rl.exercises import Picture
@@ -18,23 +17,19 @@ from toolshed.types import Message, ToolSpec
 
 
 async def call_rate(
-    model: Any,
-    renderer: Renderer,
-    pictures: Sequence[Picture],
-    specs: Sequence[ToolSpec],
-    seed: int,
+    policy: TransformersPolicy, pictures: Sequence[Picture], specs: Sequence[ToolSpec], seed: int
 ) -> float:
     """Share of first turns at temperature 1 that hold a well-formed call, on point questions."""
-    policy = TransformersPolicy(model, renderer, num_slots=64, max_length=256)
 
     async def calls(index: int) -> bool:
-        prompt = _prompt(renderer, pictures[index], specs, seed_of(seed, "probe", index), index)
+        prompt = _prompt(
+            policy.renderer, pictures[index], specs, seed_of(seed, "probe", index), index
+        )
         completion = await policy.generate(prompt, SamplingParams(max_tokens=48))
         policy.release(prompt.trajectory)
         return bool(parse_calls(completion.text).calls)
 
     called = await asyncio.gather(*(calls(index) for index in range(len(pictures))))
-    await policy.aclose()
     return sum(called) / len(called)
 
 

@@ -21,6 +21,8 @@ import numpy as np
 
 from rl import wording
 from rl.exercises import GRID, Exercises, Picture, make_pictures, recoloured
+from rl.policy.transformers import TransformersPolicy
+from rl.probe import call_rate
 from rl.vocabulary import NUMBERS, OBJECTS, build_tokenizer, save_processor
 from sft.config import help_text, load_config, to_yaml
 from sft.learner import Learner, OptimConfig
@@ -165,6 +167,7 @@ class _Schooling:
         self._phase(self.config.naming, "none")
         self._phase(self.config.main, "none")
         save_checkpoint(self.model, self.random, self.run_dir.path / "raw")
+        self.policy = TransformersPolicy(self.model, self.renderer, max_length=256)
         self._phase(self.config.direct, "vision", probe=True)
         final = self.run_dir.path / "final"
         save_checkpoint(self.model, self.random, final)
@@ -208,7 +211,7 @@ class _Schooling:
             kind = kinds[int(self.rng.choice(len(kinds), p=shares / shares.sum()))]
             samples = self.exercises.batch(kind, phase.batch_sizes[kind])
             figures = learner.forward_backward(samples) | learner.optim_step()
-            if probe and step >= self.config.direct_min_steps and step % 4 == 0:
+            if probe and step >= self.config.direct_min_steps and step % 2 == 0:
                 figures["call_rate"] = self._call_rate()
             self._log(figures, kind, begun)
             if figures.get("call_rate", 1.0) <= self.config.direct_call_rate:
@@ -216,13 +219,10 @@ class _Schooling:
 
     def _call_rate(self) -> float:
         """Share of sampled episodes with a call on point questions, step 1's tools announced."""
-        from rl.probe import call_rate
-
         stride = self.config.recoloured
         pictures = self.pictures[::stride][: self.config.direct_probe]
-        return asyncio.run(
-            call_rate(self.model, self.renderer, pictures, self.specs[0], self.config.seed)
-        )
+        self.policy.update_weights(self.model, self.step)
+        return asyncio.run(call_rate(self.policy, pictures, self.specs[0], self.config.seed))
 
 
 def patch_loss(learner: Learner, pictures: Sequence[Picture]) -> Any:

@@ -1,7 +1,8 @@
 """Transcripts -> training samples, and the seeded order in which a mixture of them is drawn.
 
-A transcript file is a JSON list in the ShareGPT form of the released set: turns as ``{from, value}``
-or ``{role, content}``, tool replies as user turns, ``system`` without tools, images by path.
+A transcript file is a JSON list in the ShareGPT form of the released set: turns as
+``{from, value}`` or ``{role, content}``, tool replies as user turns, ``system`` without tools,
+images by path.
 """
 
 from __future__ import annotations

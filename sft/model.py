@@ -70,8 +70,10 @@ def write_schema(folder: str | Path, schema_hash: str, schema_text: str) -> None
     (Path(folder) / SCHEMA_FILE).write_text(json.dumps(record, indent=1))
 
 
-def check_schema(folder: str | Path, current: str, policy: Literal["same", "any"]) -> str | None:
+def check_schema(folder: str | Path, current: str, policy: str) -> str | None:
     """Refuse a checkpoint made with other tools; returns a warning when its hash is unknown."""
+    if policy not in ("same", "any"):
+        raise ConfigError(f"schema={policy!r} is neither same nor any")
     recorded = read_schema_hash(folder)
     if recorded == "unknown":
         return f"{folder} does not say which tool schema it was trained with; taken as it is"

@@ -28,7 +28,7 @@ from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.config import check_home
 from toolshed.errors import ConfigError
-from toolshed.shed import ToolSet
+from toolshed.toolset import ToolSet
 from toolshed.types import Json
 
 
@@ -97,9 +97,9 @@ class _Training:
         import torch
 
         self.config, self.run_dir = config, run
-        self.tools = ToolSet.of(config.tools.config, show=config.tools.show or None)
+        self.tools = ToolSet.named(config.tools.config, config.tools.show or None)
         self.folder = resolve_checkpoint(config.model)
-        warning = check_schema(self.folder, self.tools.schema_hash, _policy(config.schema))
+        warning = check_schema(self.folder, self.tools.schema_hash, config.schema)
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
         run.save_config(to_yaml(config))
@@ -200,12 +200,6 @@ def _load_sources(sources: Sequence[SourceConfig]) -> tuple[list[str], list[list
         raise ConfigError("no data: give sources, for example sources=[{path: traces.json}]")
     names = [source.name or Path(source.path).stem for source in sources]
     return names, [load_transcripts(source.path) for source in sources]
-
-
-def _policy(word: str) -> str:
-    if word not in ("same", "any"):
-        raise ConfigError(f"schema={word!r} is neither same nor any")
-    return word
 
 
 def main(words: Sequence[str] | None = None) -> int:

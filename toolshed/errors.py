@@ -2,8 +2,8 @@
 
 ToolshedError
   ConfigError (also ValueError)  the user wrote something impossible: stop before anything starts
-  ToolRefusal                    the model erred, or the tool honestly found nothing: the model reads why
-  ToolFailure                    our machinery broke: recorded and counted, never scored as the model's fault
+  ToolRefusal                    the model erred, or the tool found nothing: the model reads why
+  ToolFailure                    our machinery broke: counted, never scored as the model's fault
 
 Anything else is a bug and propagates.
 """
@@ -18,7 +18,7 @@ class ConfigError(ToolshedError, ValueError):
 
 
 class ToolRefusal(ToolshedError):
-    """A tool declines a call; ``reason`` is a short machine-readable word, the text is for the model."""
+    """A tool declines a call; ``reason`` is a machine-readable word, ``text`` is for the model."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(reason, text)

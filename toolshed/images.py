@@ -36,7 +36,7 @@ def load_image(source: ImageSource) -> ToolImage:
         if depth_mm.shape != pixels.shape[:2]:
             raise ConfigError(
                 f"depth image {_short(source.depth)} has size {depth_mm.shape}, its picture "
-                f"{_short(source.image)} {pixels.shape[:2]}; both must have the same height and width"
+                f"{_short(source.image)} {pixels.shape[:2]}; height and width must agree"
             )
     return make_image(pixels, depth_mm, source.focal_length_px)
 

@@ -49,6 +49,13 @@ class ToolSet:
             methods=_methods(config, specs),
         )
 
+    @classmethod
+    def named(cls, word: str, show: Sequence[str] | None = None) -> ToolSet:
+        """The tools of a config by word or path; ``none`` is the set without tools."""
+        if word == "none":
+            return cls(specs=(), schema_text="", schema_hash="none", methods={})
+        return cls.of(load_tools(word), show)
+
     @property
     def families(self) -> list[str]:
         """Families that have a tool here, in order."""

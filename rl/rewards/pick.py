@@ -23,7 +23,7 @@ def measure(
     held = world.held if world is not None else None
     hit = float(held is not None and held == question.target)
     parts = {"num_robot_moves": float(num_moves(trajectory)), "holds_any": float(bool(held))}
-    return Measured(value=hit, accuracy=hit, readable=text is not None, parts=parts)
+    return Measured(value=hit, accuracy=hit, readable=bool(text), parts=parts)
 
 
 def last_world(trajectory: Trajectory) -> WorldState | None:

@@ -31,7 +31,7 @@ def measure(
     moves = float(num_moves(trajectory))
     if goal is None or world is None:
         return Measured(
-            value=0.0, accuracy=0.0, readable=text is not None, parts={"num_robot_moves": moves}
+            value=0.0, accuracy=0.0, readable=bool(text), parts={"num_robot_moves": moves}
         )
     position = world.position_m(goal.name)
     distance = math.hypot(position[0] - goal.x_m, position[1] - goal.y_m)
@@ -39,7 +39,7 @@ def measure(
     return Measured(
         value=hit,
         accuracy=hit,
-        readable=text is not None,
+        readable=bool(text),
         parts={"distance_m": distance, "num_robot_moves": moves},
     )
 

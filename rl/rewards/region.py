@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from rl.rewards import answer as read
 from rl.rewards import geometry
-from rl.rewards.rule import PointVariant
 from toolshed.errors import ConfigError
 from toolshed.types import Json, Point
 
@@ -41,7 +40,7 @@ class Region:
             return geometry.inside_mask(geometry.decode_mask(self.mask), point)
         return geometry.inside_hull(self.hull, point)
 
-    def value(self, point: Point, variant: PointVariant) -> float:
+    def value(self, point: Point, variant: str) -> float:
         """Reward of one point under a variant of ``RewardRule.point``, in [0, 1]."""
         inside = self.holds(point)
         name, _, raw = variant.partition("_")

@@ -26,19 +26,19 @@ class RewardRule:
     """Weight of the answer's value."""
     format: float = 0.0
     """Weight of being well-formed; ``correct + format`` must be 1."""
-    well_formed: FormatVariant = "answer"
+    well_formed: str = "answer"
     """``answer``: one readable answer at the end and no malformed call on the way. ``thinking``:
     also a think block directly before every call and before the answer."""
-    point: PointVariant = "nndc"
+    point: str = "nndc"
     """``nndc``: normalised distance to the region's centre; ``nsdh``: signed distance to its hull;
     ``nac``: growth of its hull; each is 1 inside the region unless it ends in ``_raw``.
     ``binary``: inside or not."""
-    pose: PoseVariant = "iou_corners"
+    pose: str = "iou_corners"
     """``iou``: overlap of hulls; ``iou_corners``: half of it, half closeness of matched corners."""
-    grasp: GraspVariant = "mace"
+    grasp: str = "mace"
     """``mace``: centre and direction error; ``nnce``: key point error over the gripper's width;
     ``success``: MACE above 0.40."""
-    number: NumberVariant = "binary"
+    number: str = "binary"
     """``binary``: within ``tolerance_m``; ``relative``: exp(-5 |error| / target)."""
     tolerance_m: float = 0.02
     """Largest error of a correct number, in metres."""

@@ -20,7 +20,7 @@ from rl.rewards import (
     pose,
     yesno,
 )
-from rl.rewards.rule import FormatVariant, Measure, RewardRule, TargetCheck
+from rl.rewards.rule import Measure, RewardRule, TargetCheck
 from rl.types import Question, Reward, StopReason, Trajectory
 from toolshed.chat import answer_of
 from toolshed.errors import ConfigError
@@ -111,7 +111,7 @@ def check_target(question: Question) -> None:
         )
 
 
-def is_well_formed(trajectory: Trajectory, variant: FormatVariant) -> bool:
+def is_well_formed(trajectory: Trajectory, variant: str) -> bool:
     """Ended by itself, one answer, in the last turn and nothing after it, no malformed call."""
     if trajectory.stop_reason is not StopReason.ANSWERED:
         return False

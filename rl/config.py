@@ -1,0 +1,71 @@
+"""Everything that an RL run depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rl.rewards import RewardRule
+from sft.learner import OptimConfig
+from sft.train import ToolsConfig
+
+
+@dataclass
+class QuestionsConfig:
+    """One part of the prompts."""
+
+    path: str = ""
+    """Parquet in the released layout."""
+    weight: float = 1.0
+    """Share of the prompts drawn from it."""
+    limit: int = 0
+    """Use only its first rows; 0 for all."""
+
+
+@dataclass
+class RLConfig:
+    """One GRPO run."""
+
+    model: str = ""
+    """Checkpoint to start from."""
+    out: str = ""
+    """Folder of the run."""
+    data: list[QuestionsConfig] = field(default_factory=list)
+    val_data: str = ""
+    """Parquet of validation questions; empty for none."""
+    val_every: int = 0
+    val_limit: int = 128
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+    schema: str = "same"
+    """``any`` accepts a checkpoint that was trained with another tool schema."""
+    reward: RewardRule = field(default_factory=RewardRule)
+    steps: int = 100
+    num_prompts: int = 8
+    """Questions of one step."""
+    group_size: int = 8
+    """Rollouts of one question."""
+    width: int = 64
+    """Trajectories in flight."""
+    temperature: float = 1.0
+    max_turns: int = 8
+    max_tokens: int = 4096
+    """Sampled and reply tokens of one trajectory."""
+    max_turn_tokens: int = 1024
+    """Sampled tokens of one turn."""
+    max_length: int = 8192
+    """Places of the policy's cache for one trajectory, prompt and pictures included."""
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    shuffle_rewards: bool = False
+    """The control: permute rewards within each group."""
+    max_failure_share: float = 0.2
+    """Of a step's trajectories; above it the run stops."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    frozen: str = "vision"
+    micro_tokens: int = 8192
+    seed: int = 1
+    save_every: int = 20
+    dump_every: int = 1
+    """Steps between dumps of all trajectories; 0 for none."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    tensorboard: bool = True

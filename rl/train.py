@@ -1,0 +1,295 @@
+"""Reinforcement learning with live tools: ``python -m rl.train CONFIG [key=value ...]``.
+
+A step is ten verbs: draw, roll out, score, compare within groups, learn, move, sync, log, dump,
+save. Every random number follows from (seed, step, question, sample), so a run that was killed
+goes on from its last checkpoint exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from rl.config import RLConfig
+from rl.data import QuestionStream, StreamState, load_questions
+from rl.dump import TrajectoryLog
+from rl.grpo import GroupCounts, GrpoLoss, to_samples
+from rl.policy.transformers import TransformersPolicy
+from rl.rewards import score
+from rl.rollout import Job, Limits, Player, run_rollouts
+from rl.seeds import seed_of
+from rl.types import Question, SamplingParams, Trajectory
+from sft.config import help_text, load_config, to_yaml
+from sft.learner import Learner
+from sft.model import check_schema, load_model, resolve_checkpoint, save_checkpoint, write_schema
+from sft.render import Renderer
+from sft.run_dir import RunDir
+from toolshed.config import check_home, load_tools
+from toolshed.errors import ConfigError, ToolFailure
+from toolshed.shed import Toolshed
+from toolshed.toolset import ToolSet
+from toolshed.types import Json
+
+
+def train(config: RLConfig, shed: Toolshed | None = None) -> Path:
+    """Run to the end; returns the folder of the final checkpoint.
+
+    ``shed`` lends tools that are already open; otherwise those of the config are opened and closed.
+    """
+    run = RunDir(config.out, tensorboard=config.tensorboard)
+    try:
+        return asyncio.run(_run(config, run, shed))
+    finally:
+        run.close()
+
+
+async def _run(config: RLConfig, run: RunDir, shed: Toolshed | None) -> Path:
+    training = _Training(config, run)
+    own = shed is None and config.tools.config != "none"
+    if own:
+        tools = load_tools(config.tools.config)
+        shed = Toolshed.open(tools, show=config.tools.show or None)
+    try:
+        return await training.run(shed)
+    finally:
+        if own and shed is not None:
+            await shed.aclose()
+
+
+class _Training:
+    """One run under way."""
+
+    def __init__(self, config: RLConfig, run: RunDir) -> None:
+        import torch
+
+        self.config, self.run_dir = config, run
+        self.tools = ToolSet.named(config.tools.config, config.tools.show or None)
+        self.folder = resolve_checkpoint(config.model)
+        warning = check_schema(self.folder, self.tools.schema_hash, config.schema)
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
+        if not config.data:
+            raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
+        self.questions = [load_questions(item.path)[: item.limit or None] for item in config.data]
+        run.save_config(to_yaml(config))
+        self.streams = [
+            QuestionStream(questions, seed_of(config.seed, "data", i))
+            for i, questions in enumerate(self.questions)
+        ]
+        model = load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device)
+        self.learner = Learner(
+            model,
+            Renderer.load(self.folder),
+            config.optim,
+            frozen="vision" if config.frozen == "vision" else "none",
+            total_steps=config.steps,
+            max_tokens=config.micro_tokens,
+            temperature=config.temperature,
+        )
+        self.loss = GrpoLoss(clip_low=config.clip_low, clip_high=config.clip_high)
+        self.log = TrajectoryLog(run.path / "trajectories.jsonl", config.dump_every)
+        self.num_failures = 0
+
+    async def run(self, shed: Toolshed | None) -> Path:
+        from tqdm import tqdm
+
+        self._resume()
+        policy = TransformersPolicy(
+            self.learner.model,
+            self.learner.renderer,
+            num_slots=self.config.width,
+            max_length=self.config.max_length,
+        )
+        policy.version = self.learner.step
+        limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
+        player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
+        steps = range(self.learner.step, self.config.steps)
+        bar = tqdm(
+            steps, initial=steps.start, total=self.config.steps, desc=f"rl {self.run_dir.path}"
+        )
+        for step in bar:
+            figures = await self._step(step, player, policy)
+            bar.set_postfix(reward=f"{figures['reward']:.2f}", refresh=False)
+        await policy.aclose()
+        return self._finish()
+
+    async def _step(self, step: int, player: Player, policy: TransformersPolicy) -> dict[str, Json]:
+        """One optimiser step on fresh rollouts; returns the figures that were logged."""
+        begun = time.monotonic()
+        groups = await self._roll_out(self._draw(step), step, player)
+        rolled = time.monotonic()
+        samples, counts = to_samples(groups, shuffle=self._shuffler(step))
+        figures = self._summarise(groups, counts, rolled - begun)
+        if samples:
+            figures.update(self.learner.forward_backward(samples, self.loss))
+            figures.update(self.learner.optim_step())
+        else:
+            self.learner.step += 1
+        policy.update_weights(self.learner.model, self.learner.step)
+        figures["update_s"] = time.monotonic() - rolled
+        figures |= await self._validate(player)
+        figures["step_s"] = time.monotonic() - begun
+        self.run_dir.log(self.learner.step, figures)
+        self.log.write(self.learner.step, groups)
+        if self.learner.step % self.config.save_every == 0:
+            self._save()
+        return figures
+
+    def _draw(self, step: int) -> list[Question]:
+        """The step's prompts: a source by its weight, then its next question."""
+        rng = np.random.default_rng(seed_of(self.config.seed, "draw", step))
+        weights = np.array([item.weight for item in self.config.data])
+        sources = rng.choice(len(weights), size=self.config.num_prompts, p=weights / weights.sum())
+        return [next(self.streams[source]) for source in sources]
+
+    async def _roll_out(
+        self, questions: Sequence[Question], step: int, player: Player
+    ) -> list[list[Trajectory]]:
+        """Scored groups, in the order of the questions whatever the order of arrival."""
+        size = self.config.group_size
+        sampling = SamplingParams(
+            temperature=self.config.temperature, max_tokens=self.config.max_turn_tokens
+        )
+        jobs = [
+            Job(
+                question=question,
+                sampling=sampling,
+                sample_index=place * size + sibling,
+                seed=seed_of(self.config.seed, "rollout", step, place, sibling),
+            )
+            for place, question in enumerate(questions)
+            for sibling in range(size)
+        ]
+        played: list[Trajectory | None] = [None] * len(jobs)
+        async for index, trajectory in run_rollouts(jobs, player, width=self.config.width):
+            reward = score(trajectory.question, trajectory, self.config.reward)
+            played[index] = replace(trajectory, reward=reward)
+        done = [trajectory for trajectory in played if trajectory is not None]
+        self._count_failures(done)
+        return [done[start : start + size] for start in range(0, len(done), size)]
+
+    def _count_failures(self, played: Sequence[Trajectory]) -> None:
+        """Stop where our own machinery breaks too often to trust what is left."""
+        broken = [t for t in played if not t.stop_reason.is_trainable]
+        self.num_failures += len(broken)
+        if len(broken) > self.config.max_failure_share * len(played):
+            raise ToolFailure(
+                "too_many_failures",
+                f"{len(broken)} of {len(played)} trajectories of this step failed, "
+                f"the last with {broken[-1].failure[:300]}",
+            )
+
+    def _shuffler(self, step: int) -> np.random.Generator | None:
+        if not self.config.shuffle_rewards:
+            return None
+        return np.random.default_rng(seed_of(self.config.seed, "shuffle", step))
+
+    def _summarise(
+        self, groups: Sequence[Sequence[Trajectory]], counts: GroupCounts, rollout_s: float
+    ) -> dict[str, Json]:
+        """Figures of a step's rollouts; broken trajectories enter only their own count."""
+        scored = [t for group in groups for t in group if t.reward is not None]
+        tools_s = sum(turn.tools_s for t in scored for turn in t.turns)
+        waited_s = sum(turn.generate_s for t in scored for turn in t.turns) + tools_s
+        share = tools_s / waited_s if waited_s else 0.0
+        return {
+            "reward": _mean([t.reward.value for t in scored if t.reward]),
+            "accuracy": _mean([t.reward.accuracy for t in scored if t.reward]),
+            "call_rate": _mean([float(bool(t.calls)) for t in scored]),
+            "calls": _mean([float(len(t.calls)) for t in scored]),
+            "turns": _mean([float(len(t.turns)) for t in scored]),
+            "dead_groups": counts.num_dead / counts.num_groups,
+            "failures": counts.num_untrainable,
+            **_by_source(scored),
+            "generate_s": rollout_s * (1 - share),
+            "tools_s": rollout_s * share,
+        }
+
+    async def _validate(self, player: Player) -> dict[str, Json]:
+        """Greedy accuracy on the validation questions, every ``val_every`` steps."""
+        every = self.config.val_every
+        if not self.config.val_data or not every or self.learner.step % every:
+            return {}
+        questions = load_questions(self.config.val_data)[: self.config.val_limit]
+        sampling = SamplingParams(temperature=0.0, max_tokens=self.config.max_turn_tokens)
+        jobs = [Job(question=question, sampling=sampling) for question in questions]
+        values = []
+        async for _, trajectory in run_rollouts(jobs, player, width=self.config.width):
+            reward = score(trajectory.question, trajectory, self.config.reward)
+            if reward is not None:
+                values.append(reward.accuracy)
+        return {"val_accuracy": _mean(values)}
+
+    # ---- run folder -----------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        found = self.run_dir.latest_checkpoint()
+        step = 0
+        if found is not None:
+            step, folder = found
+            self.learner.load_state(folder / "state.pt")
+            states = [StreamState(**s) for s in json.loads((folder / "streams.json").read_text())]
+            for stream, state in zip(self.streams, states, strict=True):
+                stream.restore(state)
+        self.run_dir.rewind(step)
+        self.log.rewind(step)
+
+    def _save(self) -> None:
+        def write(folder: Path) -> None:
+            self.learner.save_state(folder / "state.pt")
+            states = [asdict(stream.state()) for stream in self.streams]
+            (folder / "streams.json").write_text(json.dumps(states))
+
+        self.run_dir.save_checkpoint(self.learner.step, write)
+
+    def _finish(self) -> Path:
+        self._save()
+        final = self.run_dir.path / "final"
+        save_checkpoint(self.learner.model, self.folder, final)
+        write_schema(final, self.tools.schema_hash, self.tools.schema_text)
+        return final
+
+
+def _by_source(scored: Sequence[Trajectory]) -> dict[str, Json]:
+    found: dict[str, list[float]] = {}
+    for trajectory in scored:
+        if trajectory.reward is not None:
+            name = "accuracy_" + trajectory.question.source.rpartition("-")[2]
+            found.setdefault(name, []).append(trajectory.reward.accuracy)
+    return {name: _mean(values) for name, values in sorted(found.items())}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m rl.train",
+        description="GRPO with live tools.",
+        epilog="keys and defaults:\n" + help_text(RLConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="name in configs/rl (for example demo) or a YAML file")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    args = parser.parse_args(words)
+    check_home("toolshed", "sft", "rl")
+    try:
+        config: RLConfig = load_config(RLConfig, "rl", args.config, args.words)
+        print(train(config))
+    except (ConfigError, ToolFailure) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
