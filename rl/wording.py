@@ -205,7 +205,6 @@ def index_order(u: str, v: str) -> str:
 POINT_KNOWN = "The point is known; now the depth map."
 READ_MAP = "Read the map at the point."
 LOOK_AGAIN = "I will look again."
-GIVE_UP = "The tools do not help here."
 
 
 def think(thought: str) -> str:
@@ -229,13 +228,40 @@ def left_thought(name: str, u: str, other: str, other_u: str) -> str:
     return f"The {name} is at {u}, the {other} at {other_u} from the left edge."
 
 
-LOCATE = "First find the {name} in the picture."
-SEGMENT = "Now the mask and the point cloud."
+LOOK = "See what the robot's camera shows."
+SEGMENT = "Now the mask of it and the point cloud."
 FIT_BOX = "Fit the box to the masked points."
 PLAN_GRASP = "Look for a grasp on the masked points."
 GRASP_NOW = "Close the gripper there."
 PLACE_NOW = "It is held; put it down."
-LOOK = "See what the camera shows."
+READ_POINT = "The point is known."
+READ_CORNERS = "These are the corners."
+READ_GRASP = "These are the five points."
+FIND_BOTH = "The places of both objects decide; look for them."
+DEPTH_FIRST = "Depth decides; first the depth map."
+BESIDE_FREE = 0.045
+"""How far beside a box's last corner a spot counts as free, where no tool points at free space."""
+
+
+def locate_thought(name: str) -> str:
+    return f"First find the {name} in the picture."
+
+
+def depth_thought(name: str, depth: str) -> str:
+    return f"The {name} is at depth {depth} by the map"
+
+
+def free_phrase(name: str, direction: str) -> str:
+    """What a pointing tool is asked for free space."""
+    return f"free space {direction} of the {name}"
+
+
+def beside_thought(name: str, direction: str, edge: str) -> str:
+    return f"The {name} ends at {edge}; just {direction} of that the table is free."
+
+
+def done_thought(name: str, succeeded: bool) -> str:
+    return f"The {name} is {'where it should be' if succeeded else 'not where it should be'}."
 
 
 # ---- answers ----------------------------------------------------------------------------------
@@ -283,6 +309,7 @@ def grasp_answer(points: Sequence[tuple[str, str]]) -> str:
 
 
 DONE_ANSWER = answer("done")
+FAILED_ANSWER = answer("failed")
 UNKNOWN_ANSWER = answer("unknown")
 
 
