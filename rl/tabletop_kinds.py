@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rl import wording
 from rl.rewards.geometry import encode_mask
+from toolshed.tabletop.gripper import key_points_uv, oracle_grasp
 from toolshed.tabletop.render import Rendering
 from toolshed.tabletop.scene import DEMO, MANIPULATION, NEARER, REACH_M, Scene, SceneStyle
 from toolshed.types import Json
@@ -25,6 +26,8 @@ UV_MARGIN = 0.05
 FREE_GAP = 0.02
 """Between an object's mask and the free region beside it."""
 FREE_WIDTH = 0.15
+ONE_GRASP_SHAPES = ("box", "cup")
+"""With one narrow side, so that a top-down grasp is right up to left and right; a cube has two."""
 PLACE_CLEARANCE_M = 0.10
 """Between a goal on the table and the middle of any object."""
 
@@ -249,6 +252,22 @@ def _pose(shot: Shot, margins: Margins, rng: np.random.Generator) -> list[Draft]
     return drafts
 
 
+def _grasp(shot: Shot, margins: Margins, rng: np.random.Generator) -> list[Draft]:
+    camera = shot.scene.camera
+    drafts = []
+    for index, item in enumerate(shot.scene.objects):
+        if item.shape not in ONE_GRASP_SHAPES:
+            continue
+        points = key_points_uv(
+            oracle_grasp(shot.scene, index), camera.focal_length_px, camera.width, camera.height
+        )
+        if points.min() >= 0 and points.max() <= 1:
+            target = wording.grasp_text([(f"{u:.3f}", f"{v:.3f}") for u, v in points])
+            text = wording.grasp_question(item.name)
+            drafts.append(Draft(text=text, target=target, facts={"object": item.name}))
+    return drafts
+
+
 def _pick(shot: Shot, margins: Margins, rng: np.random.Generator) -> list[Draft]:
     return [
         Draft(text=wording.pick_question(name), target=name, facts={"object": name})
@@ -316,6 +335,7 @@ TASK_KINDS: dict[str, TaskKind] = {
     "point_object": TaskKind(make=_point_object, style=MANIPULATION),
     "point_free": TaskKind(make=_point_free, style=MANIPULATION),
     "pose": TaskKind(make=_pose, style=MANIPULATION),
+    "grasp": TaskKind(make=_grasp, style=MANIPULATION),
     "pick": TaskKind(make=_pick, style=MANIPULATION, with_picture=False),
     "place": TaskKind(make=_place, style=MANIPULATION, with_picture=False),
 }

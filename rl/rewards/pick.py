@@ -9,7 +9,7 @@ from rl.types import Question, Trajectory
 from toolshed.types import Json
 
 if TYPE_CHECKING:
-    from toolshed.tabletop.world import WorldState
+    from toolshed.tabletop.state import WorldState
 
 
 def is_target(target: Json) -> bool:

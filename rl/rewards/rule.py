@@ -18,7 +18,8 @@ NumberVariant = Literal["binary", "relative"]
 FormatVariant = Literal["answer", "thinking"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Not frozen: a frozen dataclass is read-only for the configuration library as well.
+@dataclass(kw_only=True, slots=True)
 class RewardRule:
     """reward = correct x (value of the answer) + format x (1 if well-formed); always in [0, 1]."""
 
