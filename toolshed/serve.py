@@ -1,0 +1,89 @@
+"""python -m toolshed.serve CONFIG: start the tool actors and keep them until interrupted.
+
+Several programs may then use one set of tools: each opens the same config with ``ray_address`` set
+to the address, or to the file written here, and the same ``namespace``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from toolshed.config import load_tools, replaced
+from toolshed.errors import ToolshedError
+from toolshed.hosting import served_families
+from toolshed.ray_host import RayHost
+from toolshed.toolset import ToolSet
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, or until standard input ends if asked."""
+    options = _parser().parse_args(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        host = _open(options)
+    except ToolshedError as error:
+        print(f"toolshed.serve: {error}", file=sys.stderr)
+        return 2
+    try:
+        if not stop.is_set():
+            _announce(options)
+        if options.until_stdin_closes:
+            threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
+        stop.wait()
+    finally:
+        if options.address_file is not None:
+            options.address_file.unlink(missing_ok=True)
+        host.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m toolshed.serve", description=__doc__)
+    parser.add_argument("config", help="word such as 'demo', or path of a tool YAML")
+    parser.add_argument("--namespace", default=None, help="Ray namespace of the tools")
+    parser.add_argument("--ray-address", default=None, help="serve in this running cluster")
+    parser.add_argument("--address-file", type=Path, default=None, help="JSON file to write")
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="stop when the starting program ends"
+    )
+    return parser
+
+
+def _open(options: argparse.Namespace) -> RayHost:
+    changes: dict[str, object] = {"host": "ray", "ray_address": options.ray_address}
+    if options.namespace is not None:
+        changes["namespace"] = options.namespace
+    config = replaced(load_tools(options.config), changes)
+    tools = ToolSet.of(config)
+    return RayHost(config, served_families(config, tools), serve=True)
+
+
+def _announce(options: argparse.Namespace) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    if options.address_file is not None:
+        # Whoever waits for the file must never read half of it.
+        partial = options.address_file.with_suffix(".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({"address": address}), encoding="utf-8")
+        os.replace(partial, options.address_file)
+    print(f"tools: serving at {address}", flush=True)
+
+
+def _wait_for_end(stop: threading.Event) -> None:
+    while sys.stdin.read(1):
+        pass
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
