@@ -92,7 +92,7 @@ class Decoder:
         """One token for each row of a tile; returns logits, shape (TILE, vocabulary).
 
         tokens, lengths, positions: shape (TILE,). A row's key and value go to place ``length``;
-        rows without work have length 0 and compute nothing that anyone reads.
+        a row without work names a place that is still free.
         """
         rows = slice(tile * TILE, (tile + 1) * TILE)
         cos, sin = self.rotary(positions.expand(3, TILE))

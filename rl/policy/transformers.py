@@ -242,7 +242,10 @@ class TransformersPolicy:
         logits: list[Tensor] = []
         for tile in sorted({slot // TILE for slot in working}):
             members = [working.get(tile * TILE + i) for i in range(TILE)]
-            table = [(r.pending[0], r.length, r.position) if r else (0, 0, 0) for r in members]
+            table = [
+                (r.pending[0], r.length, r.position) if r else self._idle(tile * TILE + i)
+                for i, r in enumerate(members)
+            ]
             tokens, lengths, positions = torch.tensor(table, device=self.device).unbind(1)
             out = self.decoder.step(tile, tokens, lengths, positions)
             for i, row in enumerate(members):
@@ -256,6 +259,11 @@ class TransformersPolicy:
                     logits.append(out[i])
         if rows:
             self._sample(rows, torch.stack(logits))
+
+    def _idle(self, slot: int) -> tuple[int, int, int]:
+        """A place whose key and value nobody has written yet: a waiting row loses nothing."""
+        row = self._rows.get(slot)
+        return (0, min(row.length, self.decoder.max_length - 1), 0) if row else (0, 0, 0)
 
     def _sample(self, rows: list[_Row], logits: Tensor) -> None:
         """Pick each row's next token: its distribution inverted at its own random number."""
