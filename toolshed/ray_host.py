@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import uuid
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,13 +21,12 @@ import numpy as np
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.hosting import Answer, ByIdentity, Request, Served, num_bytes
-from toolshed.ray_replica import Cluster, Replica, Told
+from toolshed.ray_replica import KEPT_BYTES, Cluster, Replica, Sent, Told
 from toolshed.types import ToolImage
 
 T = TypeVar("T")
 
 _BY_REFERENCE_BYTES = 100_000
-_SENT_BYTES = 64 << 20
 _PROBE_PAUSE_S = 0.2
 
 
@@ -60,7 +59,7 @@ class RayHost:
             _Group(key, members, config) for key, members in _by_process(families).items()
         ]
         self._of_family = {each.name: group for group in self._groups for each in group.families}
-        self._sent = _Sent()
+        self._outbox = _Outbox()
         self._joined = config.ray_address is not None and not serve
         self._say("joining" if self._joined else "starting", "Ray")
         Cluster.enter(config, sum(each.cpus * each.num_replicas for each in self._groups))
@@ -101,7 +100,7 @@ class RayHost:
         for group in self._groups:
             group.close(kill=not self._joined)
         self._groups = []
-        self._sent.clear()
+        self._outbox.clear()
         Cluster.leave()
 
     async def _ask(
@@ -109,9 +108,8 @@ class RayHost:
     ) -> Told:
         from ray import exceptions
 
-        names = list(request.arguments)
-        values = [self._sent.reference(value) for value in request.arguments.values()]
-        called = member.actor.call.remote(request.family, request.method, names, *values)
+        packed = {name: self._outbox.packed(each) for name, each in request.arguments.items()}
+        called = member.actor.call.remote(request.family, request.method, packed)
         try:
             told: Told = await asyncio.wait_for(asyncio.wrap_future(called.future()), timeout_s)
         except TimeoutError:
@@ -303,47 +301,45 @@ class _Group:
                 return
 
 
-class _Sent:
-    """References to what was sent before, so that a group of rollouts sends a picture once."""
+class _Outbox:
+    """What was sent before, so that a group of rollouts sends a picture once."""
 
     def __init__(self) -> None:
-        self._references: OrderedDict[object, tuple[Any, int]] = OrderedDict()
+        self._sent: OrderedDict[str, Sent] = OrderedDict()
         self._num_bytes = 0
-        self._tokens = ByIdentity[int]()
-        self._next_token = count()
+        self._keys = ByIdentity[str]()
 
-    def reference(self, value: object) -> object:
-        """The value itself if it is small, else a reference to it."""
-        size = num_bytes(value)
-        if isinstance(value, ToolImage) and value.sha256:
-            key: object = value.sha256
-        elif isinstance(value, np.ndarray) and size > _BY_REFERENCE_BYTES:
-            key = self._token(value)
-        else:
+    def packed(self, value: object) -> object:
+        """The value itself if it is small, else what a replica can fetch it by."""
+        key = self._key(value)
+        if key is None:
             return value
-        known = self._references.get(key)
-        if known is None:
+        sent = self._sent.pop(key, None)
+        if sent is None:
             import ray
 
-            known = (ray.put(value), size)
-            self._references[key] = known
-            self._num_bytes += size
-            while self._num_bytes > _SENT_BYTES and len(self._references) > 1:
-                _, (_, dropped) = self._references.popitem(last=False)
-                self._num_bytes -= dropped
-        self._references.move_to_end(key)
-        return known[0]
+            sent = Sent(key=key, reference=ray.put(value), num_bytes=num_bytes(value))
+            self._num_bytes += sent.num_bytes
+        self._sent[key] = sent
+        while self._num_bytes > KEPT_BYTES and len(self._sent) > 1:
+            _, dropped = self._sent.popitem(last=False)
+            self._num_bytes -= dropped.num_bytes
+        return sent
 
     def clear(self) -> None:
-        self._references.clear()
+        self._sent.clear()
         self._num_bytes = 0
 
-    def _token(self, array: np.ndarray) -> int:
-        token = self._tokens.get(array)
-        if token is None:
-            token = next(self._next_token)
-            self._tokens.put(array, token)
-        return token
+    def _key(self, value: object) -> str | None:
+        if isinstance(value, ToolImage):
+            return value.sha256 or None
+        if not isinstance(value, np.ndarray) or value.nbytes <= _BY_REFERENCE_BYTES:
+            return None
+        key = self._keys.get(value)
+        if key is None:
+            key = uuid.uuid4().hex
+            self._keys.put(value, key)
+        return key
 
 
 def _by_process(families: Sequence[Served]) -> dict[str, list[Served]]:

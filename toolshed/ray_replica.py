@@ -10,18 +10,23 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.hosting import BackEndInstance, Outcome, Served
 
 OBJECT_STORE_BYTES = 200 << 20
+KEPT_BYTES = 32 << 20
+"""What a caller keeps in the object store for its tools, and what a replica keeps of it."""
+_INLINE_BYTES = 1 << 20
 _LONGEST_TEMPORARY_PATH = 40
 
 
@@ -36,6 +41,16 @@ class Told:
     run_s: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sent:
+    """An argument that its caller has put into the object store, and may send many times."""
+
+    key: str
+    """The same for the same content."""
+    reference: Any
+    num_bytes: int
+
+
 class Replica:
     """One process with the back-ends of one or several families."""
 
@@ -45,15 +60,21 @@ class Replica:
             for each in families
         }
         self._tools = tuple(f"{each.name}.{name}" for each in families for name in each.methods)
+        self._fetched: OrderedDict[str, tuple[object, int]] = OrderedDict()
+        self._num_bytes = 0
+        self._fetching = threading.Lock()
 
     def tools(self) -> tuple[str, ...]:
         """Dotted names of what is answered here; that it returns says that the replica is ready."""
         return self._tools
 
-    def call(self, family: str, method: str, names: list[str], *values: object) -> Told:
-        """``values`` are arguments of their own so that Ray resolves the references among them."""
+    def call(self, family: str, method: str, sent: dict[str, object]) -> Told:
+        """Answer one call; every end of it but the death of this process is told."""
+        arguments = {
+            name: self._fetch(value) if isinstance(value, Sent) else value
+            for name, value in sent.items()
+        }
         started_s = time.perf_counter()
-        arguments = dict(zip(names, values, strict=True))
         try:
             value = self._back_ends[family].call(method, arguments)
         except ToolRefusal as refusal:
@@ -64,6 +85,21 @@ class Replica:
         except Exception:  # the host boundary: from here a bug looks like a broken machine
             return Told(status="failed", reason="error", text=traceback.format_exc())
         return Told(status="ok", value=value, run_s=time.perf_counter() - started_s)
+
+    def _fetch(self, sent: Sent) -> object:
+        """What was sent, fetched at its first use here and kept while it is used often."""
+        import ray
+
+        with self._fetching:
+            known = self._fetched.pop(sent.key, None)
+            if known is None:
+                known = (ray.get(sent.reference), sent.num_bytes)
+                self._num_bytes += sent.num_bytes
+            self._fetched[sent.key] = known
+            while self._num_bytes > KEPT_BYTES and len(self._fetched) > 1:
+                _, (_, dropped) = self._fetched.popitem(last=False)
+                self._num_bytes -= dropped
+            return known[0]
 
 
 class Cluster:
@@ -113,6 +149,8 @@ class Cluster:
             log_to_driver=False,
             configure_logging=False,
             _temp_dir=str(folder),
+            # A depth map in the reply itself is half as slow as one through the object store.
+            _system_config={"max_direct_call_object_size": _INLINE_BYTES},
         )
         cls._folder = folder
 
