@@ -114,7 +114,7 @@ def line_chart(title: str, lines: Sequence[Line]) -> str:
         parts.append(
             f'<g class="{line.style}"><path class="raw" d="{raw}"/><path class="mean" d="{mean}">'
             f"<title>{escape(line.label)}</title></path>"
-            + _text(x(steps[-1]) + 6, end + 4, line.label, "label", "start")
+            + _text(WIDTH - right + 7, end + 4, line.label, "label", "start")
             + "</g>"
         )
     return "".join(parts) + "</svg>"

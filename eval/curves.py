@@ -76,6 +76,9 @@ def time_split(
 ) -> TimeSplit | None:
     """Sums over a stage; None if neither its metrics nor its seconds are known."""
     sums = {name: sum(step.get(name, 0.0) for step in metrics) for name in TIMES}
+    if not sums["generate_s"] and not sums["update_s"]:
+        # A stage without rollouts only reports whole steps: all of them are updates.
+        sums["update_s"] = sum(step.get("step_s", 0.0) for step in metrics)
     spent = sum(sums.values())
     if not spent and not seconds:
         return None

@@ -16,7 +16,7 @@ from eval.gallery import choose, gallery_html
 from eval.metrics import Estimate
 from eval.report_page import PageData, page
 from eval.rows import EvalRow
-from eval.stages import BY_NAME, STAGES
+from eval.stages import BY_NAME
 from eval.summary import (
     RunFacts,
     Summary,
@@ -38,8 +38,11 @@ def publish(run: Path, facts: RunFacts) -> Summary:
     return summary
 
 
-def write_report(run: Path, summary: Summary, rows: Mapping[str, Sequence[EvalRow]]) -> Path:
-    """Write ``report.html`` in one move; returns its path."""
+def write_report(
+    run: Path, summary: Summary, rows: Mapping[str, Sequence[EvalRow]], *, subject: str = ""
+) -> Path:
+    """Write ``report.html`` in one move; returns its path. ``subject`` names the one policy of a
+    plain evaluation, which has no story to tell."""
     chosen = choose(rows)
     album = Album(root=run / "pictures")
     episodes = gallery_html(chosen, album, run / "gallery")
@@ -49,7 +52,8 @@ def write_report(run: Path, summary: Summary, rows: Mapping[str, Sequence[EvalRo
         curves={name: _curves(metrics[name], name) for name in RL_STAGES},
         splits=_splits(metrics, summary),
         episodes=episodes,
-        episode_stages=[s.name for s in STAGES if any(one.stage == s.name for one in chosen)],
+        episode_stages=[name for name in summary.stages if name in {c.stage for c in chosen}],
+        subject=subject,
     )
     path = run / "report.html"
     draft = run / "report.html.new"

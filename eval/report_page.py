@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from eval.charts import Bar, Line, interval_chart, line_chart, time_bars
+from eval.charts import Line, line_chart, time_bars
 from eval.claims import Claim, claims
 from eval.curves import Curve, TimeSplit
-from eval.stages import BY_NAME, STAGES, TASK_CALLS, TASK_WORDS, TASKS
+from eval.figures import figures, stage_label, stage_style, tasks_shown
+from eval.stages import STAGES
 from eval.story import headline, honest, lede
-from eval.summary import Result, Summary
+from eval.summary import Summary
 
 _PAGE = Path(__file__).parent / "page"
-_LANES = {"base": "Where it starts", "step": "The recipe", "control": "Controls"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,27 +34,26 @@ class PageData:
     """One HTML element each."""
     episode_stages: Sequence[str] = ()
     """Stages that have episodes, in the order of the table."""
+    subject: str = ""
+    """Name of the policy of a plain evaluation; empty for the demo, whose stages tell a story."""
 
 
 def page(data: PageData) -> str:
     """The whole document."""
     css = (_PAGE / "page.css").read_text(encoding="utf-8")
     script = (_PAGE / "page.js").read_text(encoding="utf-8")
-    sections = (
-        _figures(data.summary),
-        _honest(data.summary),
-        _claims(data.summary),
-        _learning(data),
-        _time(data.splits),
-        _gallery(data),
-    )
+    sections = [figures(data.summary, is_demo=not data.subject)]
+    if not data.subject:
+        sections += [_honest(data.summary), _claims(data.summary)]
+        sections += [_learning(data), _time(data.splits)]
+    sections.append(_gallery(data))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
         f"<title>SpaceTools – a small model learns to see with tools</title><style>{css}</style>"
         '</head><body class="no-script"><a class="skip" href="#episodes">Skip to the episodes</a>'
-        f"{_top(data.summary)}<main>{''.join(sections)}</main>{_foot(data.summary)}"
+        f"{_top(data)}<main>{''.join(sections)}</main>{_foot(data.summary)}"
         f"<script>{script}</script></body></html>\n"
     )
 
@@ -62,7 +61,13 @@ def page(data: PageData) -> str:
 # ---- top --------------------------------------------------------------------------------------
 
 
-def _top(summary: Summary) -> str:
+def _top(data: PageData) -> str:
+    summary = data.summary
+    if data.subject:
+        return (
+            '<header class="top"><p class="kicker">SpaceTools · Evaluation</p>'
+            f"<h1>{escape(data.subject)}</h1>{_facts(summary)}</header>"
+        )
     kind = "Smoke run" if summary.smoke else "Tabletop miniature"
     return (
         f'<header class="top"><p class="kicker">SpaceTools · {kind} · seed {summary.seed}</p>'
@@ -109,139 +114,13 @@ def _duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-# ---- figures ----------------------------------------------------------------------------------
-
-
-def _figures(summary: Summary) -> str:
-    tasks = [task for task in TASKS if any(result.task == task for result in summary.results)]
-    tasks += [r.task for r in summary.results if r.task not in TASKS and r.task not in tasks]
-    if not tasks:
-        return "<section><h2>Figures</h2><p>No stage has been evaluated yet.</p></section>"
-    charts = [_task_chart(summary, task) for task in tasks]
-    return (
-        '<section id="figures"><h2>What each stage can do</h2>'
-        '<p class="intro">Share of questions answered rightly, over scenes that no stage was '
-        "trained on. Intervals are 95 %.</p>"
-        f'<div class="charts">{"".join(charts)}</div>{_LEGEND}{_table(summary, tasks)}</section>'
-    )
-
-
-_LEGEND = (
-    '<ul class="legend"><li><i class="dotted"></i>sampled at temperature 1, with its interval</li>'
-    '<li><i class="ringed"></i>greedy</li><li><i style="background:var(--accent)"></i>full RL</li>'
-    '<li><i style="background:var(--step)"></i>earlier steps</li>'
-    '<li><i style="background:var(--base)"></i>base</li>'
-    '<li><i style="background:var(--control)"></i>controls</li>'
-    "<li>dashed: what the tools allow</li></ul>"
-)
-
-
-def _task_chart(summary: Summary, task: str) -> str:
-    results = [result for result in summary.results if result.task == task]
-    bars = [
-        Bar(
-            label=_label(result.stage),
-            style=_style(result.stage),
-            greedy=result.greedy,
-            sampled=result.sampled,
-        )
-        for result in results
-    ]
-    chart = interval_chart(f"Accuracy on {task} by stage", bars, summary.tool_ceiling.get(task))
-    calls = TASK_CALLS.get(task)
-    needs = "" if calls is None else f" · {calls} tool call{'s' if calls > 1 else ''}"
-    words = f"<q>{escape(TASK_WORDS[task])}</q>" if task in TASK_WORDS else ""
-    return f"<figure><figcaption><h3>{escape(task)}{needs}</h3>{words}</figcaption>{chart}</figure>"
-
-
-def _table(summary: Summary, tasks: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(task)}</th>' for task in tasks)
-    body = _ceiling_row(summary, tasks)
-    for lane, title in _LANES.items():
-        names = [name for name in summary.stages if _lane(name) == lane]
-        if names:
-            body += (
-                f'<tr class="group"><th scope="rowgroup" colspan="{len(tasks) + 2}">'
-                f"{title}</th></tr>"
-            )
-            body += "".join(_row(summary, name, tasks) for name in names)
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Table of all stages">'
-        '<table class="stages"><caption>Accuracy in percent: greedy with its interval; below it '
-        "sampled answers and the share of sampled episodes that call a tool. "
-        "<i>Broken</i> counts episodes in which our own machinery failed; they are neither right "
-        f'nor wrong.</caption><thead><tr><th scope="col">stage</th>{head}'
-        f'<th scope="col">broken</th></tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _ceiling_row(summary: Summary, tasks: Sequence[str]) -> str:
-    if not summary.tool_ceiling:
-        return ""
-    cells = ""
-    for task in tasks:
-        ceiling, blind = summary.tool_ceiling.get(task), summary.picture_rule.get(task)
-        words = "–" if ceiling is None else f"<b>{100 * ceiling:.1f}</b>"
-        if blind is not None:
-            words += f'<span class="second">best picture-only rule {100 * blind:.1f}</span>'
-        cells += f'<td data-label="{escape(task)}"><span>{words}</span></td>'
-    return (
-        '<tr><th scope="row">tool ceiling<small>the scripted teacher over the same tools</small>'
-        f'</th>{cells}<td class="none"></td></tr>'
-    )
-
-
-def _row(summary: Summary, name: str, tasks: Sequence[str]) -> str:
-    results = [summary.result(name, task) for task in tasks]
-    cells = "".join(_cell(result, task) for result, task in zip(results, tasks, strict=True))
-    broken = sum(result.failed for result in results if result)
-    remark = BY_NAME[name].remark if name in BY_NAME else ""
-    style = ' class="top"' if name == "full_rl" else ""
-    return (
-        f'<tr{style}><th scope="row">{escape(_label(name))}<small>{escape(remark)}</small></th>'
-        f'{cells}<td data-label="broken" class="{"" if broken else "none"}">{broken}</td></tr>'
-    )
-
-
-def _cell(result: Result | None, task: str) -> str:
-    if result is None:
-        return f'<td class="none" data-label="{escape(task)}">–</td>'
-    words = ""
-    if result.greedy is not None:
-        low, high = 100 * result.greedy.low, 100 * result.greedy.high
-        words += (
-            f'<b>{100 * result.greedy.mean:.1f}</b> <span class="range">{low:.0f}–{high:.0f}</span>'
-        )
-    if result.sampled is not None:
-        low, high = 100 * result.sampled.low, 100 * result.sampled.high
-        words += (
-            f'<span class="second">sampled {100 * result.sampled.mean:.1f} '
-            f'<span class="range">{low:.0f}–{high:.0f}</span></span>'
-        )
-    if result.call_rate is not None:
-        words += f'<span class="second">calls {100 * result.call_rate:.0f} %</span>'
-    return f'<td data-label="{escape(task)}"><span>{words}</span></td>'
-
-
-def _label(name: str) -> str:
-    return BY_NAME[name].label if name in BY_NAME else name
-
-
-def _lane(name: str) -> str:
-    return BY_NAME[name].lane if name in BY_NAME else "control"
-
-
-def _style(name: str) -> str:
-    return "final" if name == "full_rl" else _lane(name)
-
-
 # ---- words, claims, curves, time, episodes ----------------------------------------------------
 
 
 def _honest(summary: Summary) -> str:
     return (
         "<section><h2>What this shows, and what it does not</h2>"
-        f"<p>{escape(honest(summary))}</p></section>"
+        f'<p class="honest">{escape(honest(summary))}</p></section>'
     )
 
 
@@ -266,8 +145,8 @@ def _claim(claim: Claim) -> str:
     return (
         f'<li><span class="mark {word}" role="img" aria-label="{word}">{mark}</span>'
         f"<span>{escape(claim.text)}{hoped}</span>"
-        f'<span class="numbers">{escape(claim.figure)}'
-        f"<small>{escape(claim.bar)}</small></span></li>"
+        f'<span class="reached">{escape(claim.figure)}</span>'
+        f'<span class="bar">{escape(claim.bar)}</span></li>'
     )
 
 
@@ -294,7 +173,9 @@ def _learning(data: PageData) -> str:
         charts = [_curve_chart(data, figure, members) for figure in _FIGURE_WORDS]
         drawn = [chart for chart in charts if chart]
         if drawn:
-            blocks.append(f'<h3>{title}</h3><div class="charts">{"".join(drawn)}</div>')
+            blocks.append(
+                f'<h3 class="block">{title}</h3><div class="charts">{"".join(drawn)}</div>'
+            )
     if not blocks:
         return ""
     return (
@@ -308,7 +189,7 @@ def _learning(data: PageData) -> str:
 
 def _curve_chart(data: PageData, figure: str, members: Sequence[tuple[str, str]]) -> str:
     lines = [
-        Line(label=label, style="line " + _style(stage), curve=curve)
+        Line(label=label, style=f"line {stage_style(stage)} {label.replace(' ', '-')}", curve=curve)
         for stage, label in members
         for curve in data.curves.get(stage, ())
         if curve.figure == figure
@@ -325,7 +206,7 @@ def _time(splits: Sequence[TimeSplit]) -> str:
     return (
         '<section id="time"><h2>Where the time went</h2><p class="intro">Wall time of each stage; '
         "stages of two lanes run side by side, so the bars add up to more than the run.</p>"
-        + time_bars(splits, [_label(split.stage) for split in splits])
+        + time_bars(splits, [stage_label(split.stage) for split in splits])
         + '<ul class="legend"><li><i class="t-generate"></i>generation</li>'
         '<li><i class="t-tools"></i>tools</li><li><i class="t-update"></i>update</li>'
         '<li><i class="t-other"></i>the rest (start, evaluation, files)</li></ul></section>'
@@ -337,10 +218,15 @@ def _gallery(data: PageData) -> str:
         return ""
     stages = "".join(
         f'<option value="{escape(name)}"{" selected" if name == _opening(data) else ""}>'
-        f"{escape(_label(name))}</option>"
+        f"{escape(stage_label(name))}</option>"
         for name in data.episode_stages
     )
-    tasks = [task for task in TASKS if any(f'data-task="{task}"' in one for one in data.episodes)]
+    heads = [one[:200] for one in data.episodes]
+    tasks = [
+        task
+        for task in tasks_shown(data.summary)
+        if any(f'data-task="{escape(task)}"' in head for head in heads)
+    ]
     return (
         '<section id="episodes"><h2>Episodes</h2><p class="intro">What the model saw, thought, '
         "called and read, and what it was given for its answer.</p>"
@@ -351,8 +237,20 @@ def _gallery(data: PageData) -> str:
         + '</form><p class="hint"><span id="count" role="status"></span>. Choose a stage, a task '
         "and an outcome; open an episode with a click or <kbd>Enter</kbd>; <kbd>j</kbd> and "
         "<kbd>k</kbd> go to the next and the one before. The picture of each call is what that "
-        "tool saw, with its result drawn on it.</p>" + "".join(data.episodes) + "</section>"
+        "tool saw, with its result drawn on it.</p>" + "".join(_one_open(data)) + "</section>"
     )
+
+
+def _one_open(data: PageData) -> list[str]:
+    """The episodes, the first right one that needs a look at the picture opened."""
+    stage = f'data-stage="{_opening(data)}"'
+    told = [number for number, one in enumerate(data.episodes) if stage in one[:200]]
+    wanted = 'data-task="leftmost" data-outcome="right"'
+    told.sort(key=lambda number: wanted not in data.episodes[number][:200])
+    return [
+        one.replace("<details", "<details open", 1) if number in told[:1] else one
+        for number, one in enumerate(data.episodes)
+    ]
 
 
 def _opening(data: PageData) -> str:

@@ -66,12 +66,10 @@ def honest(summary: Summary) -> str:
         "that the machinery learns what it should, and nothing about how a large model would do "
         "on photographs. "
         + _discovery(summary)
-        + "The last step is shown tool use for every task by traces before it begins; what it adds "
-        "is to use it reliably. Much of its gain over SFT lies in sampled answers, which SFT "
-        "leaves mixed with direct ones, and less in greedy ones. "
+        + _last_step(summary)
         + _shares(summary)
-        + "‘Leftmost’ is easy to see, a colour and an order; the swapped picture shows that it is "
-        "seen and not guessed. Everything was done with one seed."
+        + _eyes(summary)
+        + "All figures are of one seed."
     )
 
 
@@ -85,6 +83,31 @@ def _discovery(summary: Summary) -> str:
         "instruction, and called the tool unasked until direct answers hid that habit"
         f"{figures}; reinforcement learning brings it back, by reward alone. "
     )
+
+
+def _last_step(summary: Summary) -> str:
+    words = (
+        "The last step learns no new tool use: traces showed it for every task before, beside some "
+        "direct answers; it sharpens that mixture. "
+    )
+    before, after = summary.result("sft", "leftmost"), summary.result("full_rl", "leftmost")
+    if before and after and before.sampled and after.sampled and before.greedy and after.greedy:
+        sampled = 100 * (after.sampled.mean - before.sampled.mean)
+        greedy = 100 * (after.greedy.mean - before.greedy.mean)
+        words += (
+            f"On leftmost it changes sampled answers by {sampled:+.0f} points and greedy ones by "
+            f"{greedy:+.0f}. "
+        )
+    return words
+
+
+def _eyes(summary: Summary) -> str:
+    swapped = summary.result("swapped_image", "leftmost")
+    words = "‘Leftmost’ asks little of the eyes, a colour and an order"
+    if swapped is None or swapped.accuracy is None:
+        return words + ". "
+    seen = "so it is seen and not guessed" if swapped.accuracy < 0.35 else "so it is partly guessed"
+    return f"{words}; with another scene's picture it falls to {swapped.accuracy:.0%}, {seen}. "
 
 
 def _shares(summary: Summary) -> str:

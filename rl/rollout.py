@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -56,7 +56,7 @@ class Job:
 
 async def run_rollouts(
     jobs: Sequence[Job], player: Player, *, width: int
-) -> AsyncIterator[tuple[int, Trajectory]]:
+) -> AsyncGenerator[tuple[int, Trajectory], None]:
     """Play all jobs, ``width`` at a time; yields (index of the job, trajectory) as they finish."""
     places = asyncio.Semaphore(width)
 

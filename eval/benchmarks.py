@@ -1,0 +1,208 @@
+"""What can be evaluated: one entry per benchmark, local folders in the released layout.
+
+The tabletop makes its own questions; the nine published sets are read from ``data=FOLDER``, which
+holds one parquet per key (``KEY.parquet`` or ``data/KEY.parquet``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rl.types import Question
+from toolshed.errors import ConfigError
+
+Metric = Literal["share", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Benchmark:
+    """One line of ``eval.run``'s table."""
+
+    size: int
+    """Questions of the published set; for the tabletop, how many are made."""
+    kinds: tuple[str, ...]
+    """Answer kinds that its rows may have, keys of ``rl.rewards.KINDS``."""
+    metric: Metric
+    """``share`` of right answers with Wilson's interval, or ``mean`` score with a bootstrap's."""
+    scored: str
+    """What one score is, for people."""
+    repository: str = ""
+    """Where the published set lies; empty for our own."""
+
+
+_PUBLISHED = "siyich/spacetools-eval-benchmarks"
+TABLETOP = "tabletop-"
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "tabletop-point": Benchmark(
+        size=256, kinds=("point_object",), metric="share", scored="inside the visible mask"
+    ),
+    "tabletop-depth": Benchmark(
+        size=256, kinds=("number",), metric="share", scored="within 0.02 m"
+    ),
+    "tabletop-leftmost": Benchmark(
+        size=256, kinds=("number",), metric="share", scored="within 0.02 m"
+    ),
+    "tabletop-nearer": Benchmark(
+        size=512, kinds=("choice",), metric="share", scored="the exact name"
+    ),
+    "tabletop-choice": Benchmark(
+        size=256, kinds=("choice",), metric="share", scored="the right letter"
+    ),
+    "tabletop-yesno": Benchmark(
+        size=256, kinds=("yesno",), metric="share", scored="the right word"
+    ),
+    "tabletop-number": Benchmark(
+        size=256, kinds=("number",), metric="share", scored="within 0.02 m"
+    ),
+    "tabletop-point_object": Benchmark(
+        size=256, kinds=("point_object",), metric="share", scored="inside the visible mask"
+    ),
+    "tabletop-point_free": Benchmark(
+        size=256, kinds=("point_free",), metric="share", scored="inside the free region"
+    ),
+    "tabletop-pose": Benchmark(
+        size=100, kinds=("pose",), metric="mean", scored="overlap of the corners' hulls"
+    ),
+    "tabletop-grasp": Benchmark(size=100, kinds=("grasp",), metric="mean", scored="MACE"),
+    "tabletop-pick": Benchmark(
+        size=100, kinds=("pick",), metric="share", scored="lifted, by physics"
+    ),
+    "tabletop-place": Benchmark(
+        size=100, kinds=("place",), metric="share", scored="within 3 cm of the goal, by physics"
+    ),
+    "robospatial": Benchmark(
+        size=350,
+        kinds=("yesno", "point_free"),
+        metric="share",
+        scored="the right word; inside the hull of the vacant region",
+        repository=_PUBLISHED,
+    ),
+    "reflocation": Benchmark(
+        size=100,
+        kinds=("point_object",),
+        metric="share",
+        scored="inside the mask",
+        repository=_PUBLISHED,
+    ),
+    "refplacement": Benchmark(
+        size=100,
+        kinds=("point_object",),
+        metric="share",
+        scored="inside the mask",
+        repository=_PUBLISHED,
+    ),
+    "refunseen": Benchmark(
+        size=77,
+        kinds=("point_object",),
+        metric="share",
+        scored="inside the mask",
+        repository=_PUBLISHED,
+    ),
+    "blinkdepth": Benchmark(
+        size=124,
+        kinds=("choice",),
+        metric="share",
+        scored="the right letter",
+        repository=_PUBLISHED,
+    ),
+    "cvb2drelation": Benchmark(
+        size=650,
+        kinds=("choice",),
+        metric="share",
+        scored="the right letter",
+        repository=_PUBLISHED,
+    ),
+    "cvb3ddepth": Benchmark(
+        size=600,
+        kinds=("choice",),
+        metric="share",
+        scored="the right letter",
+        repository=_PUBLISHED,
+    ),
+    "boppose": Benchmark(
+        size=60,
+        kinds=("pose",),
+        metric="mean",
+        scored="overlap of the corners' hulls",
+        repository=_PUBLISHED,
+    ),
+    "bopgrasp": Benchmark(
+        size=60, kinds=("grasp",), metric="mean", scored="MACE", repository=_PUBLISHED
+    ),
+}
+
+
+def benchmark_named(key: str) -> Benchmark:
+    """The entry of a key; ConfigError naming the nearest one."""
+    if key not in BENCHMARKS:
+        near = difflib.get_close_matches(key, BENCHMARKS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown benchmark {key!r}; known: {', '.join(BENCHMARKS)}{hint}")
+    return BENCHMARKS[key]
+
+
+def data_file(key: str, data: Path | None) -> Path | None:
+    """The local parquet of a benchmark, None for a tabletop set that is made on demand."""
+    benchmark = benchmark_named(key)
+    if data is not None:
+        for path in (data / f"{key}.parquet", data / "data" / f"{key}.parquet"):
+            if path.is_file():
+                return path
+    if not benchmark.repository:
+        return None
+    where = "no data folder was given" if data is None else f"{data} holds no {key}.parquet"
+    raise ConfigError(
+        f"benchmark {key}: {where}; copy data/{key}.parquet of the Hugging Face data set "
+        f"{benchmark.repository} into a folder and pass data=FOLDER"
+    )
+
+
+def load_benchmark(
+    key: str, data: Path | None, made: Path, *, limit: int = 0, seed: int = 0
+) -> list[Question]:
+    """Questions of a benchmark; ``limit`` takes a random part, the same for the same seed.
+
+    Tabletop questions that no file holds are made once in the folder ``made``.
+    """
+    from rl.data import load_questions
+
+    path = data_file(key, data) or _made(key, made, limit)
+    questions = load_questions(path)
+    kinds = BENCHMARKS[key].kinds
+    for question in questions:
+        if question.kind not in kinds:
+            raise ConfigError(
+                f"{path}: question {question.id} asks for {question.kind}, but {key} has only "
+                f"{' and '.join(kinds)}; is this another benchmark's file?"
+            )
+    return _part(questions, limit, seed)
+
+
+EVAL_SEED = 7_000
+"""Of tabletop data sets made here; no training config draws from it."""
+
+
+def _made(key: str, folder: Path, limit: int) -> Path:
+    from rl.tabletop import Order, write_dataset
+
+    num = limit or BENCHMARKS[key].size
+    path = folder / f"{key}-{num}.parquet"
+    if not path.is_file():
+        order = Order(kinds=(key.removeprefix(TABLETOP),), num=num, seed=EVAL_SEED)
+        write_dataset(path, order)
+    return path
+
+
+def _part(questions: Sequence[Question], limit: int, seed: int) -> list[Question]:
+    """A random part in the file's order: first rows are of one type in some published sets."""
+    import numpy as np
+
+    if not limit or limit >= len(questions):
+        return list(questions)
+    picks = np.random.default_rng(seed).permutation(len(questions))[:limit]
+    return [questions[index] for index in sorted(picks)]

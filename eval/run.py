@@ -1,0 +1,279 @@
+"""Evaluate a checkpoint: ``python -m eval.run CKPT BENCHMARK... [key=value ...]``.
+
+Rows are appended to ``OUT/rows/BENCHMARK.jsonl`` as episodes finish; the same command again asks
+only what is missing. At the end: the table with its intervals, and ``OUT/report.html``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from eval.benchmarks import BENCHMARKS, benchmark_named, data_file, load_benchmark
+from eval.config import EvalConfig
+from eval.rows import EvalRow, read_rows
+from sft.config import help_text, load_config, to_yaml
+from toolshed.errors import ConfigError, ToolFailure
+
+if TYPE_CHECKING:
+    from eval.evaluate import Asking
+    from rl.rewards import RewardRule
+    from rl.rollout import Player
+    from rl.types import Question
+    from toolshed.shed import Toolshed
+    from toolshed.toolset import ToolSet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Everything decided before anything is loaded."""
+
+    checkpoint: Path
+    name: str
+    """Of the policy, in rows and tables."""
+    keys: tuple[str, ...]
+    config: EvalConfig
+    out: Path
+    tools: ToolSet
+
+    def rows_file(self, key: str) -> Path:
+        return self.out / "rows" / f"{key}.jsonl"
+
+    @property
+    def num_draws(self) -> int:
+        return int(self.config.greedy) + self.config.draws
+
+
+def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
+    """Check everything that can be checked cheaply; ConfigError names what is wrong."""
+    from rl.player import check_tools
+    from toolshed.toolset import ToolSet
+
+    if not keys:
+        raise ConfigError(f"no benchmark given; known: {', '.join(BENCHMARKS)}")
+    for key in keys:
+        benchmark_named(key)
+        data_file(key, _data(config))
+    if not config.greedy and config.draws < 1:
+        raise ConfigError("greedy=false and draws=0 ask nothing; give draws=N")
+    if config.temperature <= 0:
+        raise ConfigError(f"temperature {config.temperature} must be above 0; greedy=true is 0")
+    _rule(config)
+    tools = ToolSet.named(config.tools.config, config.tools.show or None)
+    policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
+    folder = check_tools(checkpoint, tools, policy)
+    name = folder.parent.name if folder.name == "final" else folder.name
+    out = Path(config.out) if config.out else Path("runs") / "eval" / name
+    return Plan(checkpoint=folder, name=name, keys=tuple(keys), config=config, out=out, tools=tools)
+
+
+def plan_text(plan: Plan) -> str:
+    """What would be asked, and what is done already."""
+    tools = ", ".join(spec.name for spec in plan.tools.specs) or "none"
+    lines = [
+        f"checkpoint  {plan.checkpoint}",
+        f"tools       {plan.config.tools.config}: {tools}",
+        f"schema      {plan.tools.schema_hash[:12]}",
+        f"rows        {plan.out / 'rows'}",
+    ]
+    for key in plan.keys:
+        benchmark, path = BENCHMARKS[key], data_file(key, _data(plan.config))
+        num = min(plan.config.limit or benchmark.size, benchmark.size)
+        file = plan.rows_file(key)
+        done = sum(not row.failed for row in read_rows(file)) if file.is_file() else 0
+        lines.append(
+            f"{key:<24}{num:>5} questions x {plan.num_draws}, {done} answers there; "
+            f"score: {benchmark.scored}; from {path or 'the tabletop, made on demand'}"
+        )
+    return "\n".join(lines)
+
+
+def run(plan: Plan) -> dict[str, list[EvalRow]]:
+    """Ask everything that is missing; returns all rows by benchmark."""
+    from eval.identity import policy_identity
+
+    questions = {
+        key: load_benchmark(
+            key,
+            _data(plan.config),
+            plan.out / "data",
+            limit=plan.config.limit,
+            seed=plan.config.seed,
+        )
+        for key in plan.keys
+    }
+    plan.out.mkdir(parents=True, exist_ok=True)
+    (plan.out / "config.yaml").write_text(to_yaml(plan.config), encoding="utf-8")
+    policy = f"{plan.name} {policy_identity(plan.checkpoint)}"
+    return asyncio.run(_ask_all(plan, questions, policy))
+
+
+async def _ask_all(
+    plan: Plan, questions: dict[str, list[Question]], policy: str
+) -> dict[str, list[EvalRow]]:
+    shed = _open_tools(plan)
+    try:
+        player = _player(plan, shed)
+        try:
+            return {key: await _ask(plan, key, questions[key], player, policy) for key in plan.keys}
+        finally:
+            await player.policy.aclose()
+    finally:
+        if shed is not None:
+            await shed.aclose()
+
+
+async def _ask(
+    plan: Plan, key: str, questions: Sequence[Question], player: Player, policy: str
+) -> list[EvalRow]:
+    from tqdm import tqdm
+
+    from eval.evaluate import Asked, evaluate
+
+    asked = Asked(
+        out=plan.rows_file(key),
+        policy=policy,
+        benchmark=key,
+        keep_pictures=plan.config.keep_pictures,
+    )
+    rows: list[EvalRow] = []
+    with tqdm(desc=key, unit="episode", disable=None) as bar:
+
+        def count(row: EvalRow) -> None:
+            bar.update()
+
+        for asking in _askings(plan.config):
+            rows += await evaluate(questions, player, asked, asking, on_row=count)
+    return rows
+
+
+def _askings(config: EvalConfig) -> list[Asking]:
+    """Greedy, then sampled, whichever are wanted."""
+    from eval.evaluate import Asking
+
+    ways = [(0.0, 1)] if config.greedy else []
+    ways += [(config.temperature, config.draws)] if config.draws else []
+    return [
+        Asking(
+            temperature=temperature,
+            draws=draws,
+            max_tokens=config.max_turn_tokens,
+            width=config.width,
+            seed=config.seed,
+            rule=_rule(config),
+            max_failures=config.max_failures,
+        )
+        for temperature, draws in ways
+    ]
+
+
+def _rule(config: EvalConfig) -> RewardRule:
+    from rl.rewards import DEMO_RULE, RewardRule
+
+    rules = {"default": RewardRule(), "demo": DEMO_RULE}
+    if config.reward not in rules:
+        raise ConfigError(f"reward={config.reward!r} is neither default nor demo")
+    return rules[config.reward]
+
+
+def _player(plan: Plan, shed: Toolshed | None) -> Player:
+    from rl.player import load_player
+    from rl.rollout import Limits
+
+    config = plan.config
+    limits = Limits(
+        max_turns=config.max_turns, max_tokens=config.max_tokens, max_calls=config.max_calls
+    )
+    return load_player(
+        plan.checkpoint,
+        shed,
+        limits=limits,
+        width=config.width,
+        max_length=config.max_length,
+        device=config.device,
+        dtype=config.dtype,
+    )
+
+
+def _open_tools(plan: Plan) -> Toolshed | None:
+    from toolshed.shed import Toolshed
+
+    tools = plan.config.tools
+    if tools.config == "none":
+        return None
+    return Toolshed.open(tools.config, show=tools.show or None)
+
+
+def _data(config: EvalConfig) -> Path | None:
+    return Path(config.data) if config.data else None
+
+
+# ---- command ----------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {key:<24}{entry.scored}" for key, entry in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.run",
+        description="Evaluate a checkpoint on benchmarks; run again to go on where it stopped.",
+        epilog=f"benchmarks and their scores:\n{listed}\n\nkeys and defaults:\n"
+        + help_text(EvalConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint folder, or a run's folder")
+    parser.add_argument("words", nargs="*", metavar="BENCHMARK | key=value")
+    parser.add_argument(
+        "--config",
+        help="name in configs/eval or a YAML file; without it demo, or paper where a published "
+        "benchmark is asked for",
+    )
+    parser.add_argument("--limit", type=int, help="questions per benchmark, a random part")
+    parser.add_argument("--check", action="store_true", help="print the plan and load nothing")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m eval.run``."""
+    from toolshed.config import check_home
+
+    args = _parser().parse_intermixed_args(words)
+    check_home("toolshed", "sft", "rl", "eval")
+    keys = [word for word in args.words if "=" not in word]
+    overrides = [word for word in args.words if "=" in word]
+    if args.limit is not None:
+        overrides.append(f"limit={args.limit}")
+    try:
+        published = any(benchmark_named(key).repository for key in keys)
+        name = args.config or ("paper" if published else "demo")
+        config: EvalConfig = load_config(EvalConfig, "eval", name, overrides)
+        plan = make_plan(args.checkpoint, keys, config)
+        print(plan_text(plan))
+        if not args.check:
+            _report(plan, run(plan))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ToolFailure as failure:
+        print(f"stopped: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(plan: Plan, rows_by_key: dict[str, list[EvalRow]]) -> None:
+    from eval.report import table, write_report
+    from eval.summary import RunFacts, write_summary
+
+    rows = {plan.name: [row for rows in rows_by_key.values() for row in rows]}
+    summary = write_summary(plan.out, RunFacts(seed=plan.config.seed), rows)
+    report = write_report(plan.out, summary, rows, subject=plan.name)
+    print(table(summary))
+    print(f"rows: {plan.out / 'rows'}\nreport: {report}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
