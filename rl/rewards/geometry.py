@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from toolshed.errors import ConfigError
 from toolshed.types import Point
 
-MASK_FORM = re.compile(r"[A-Za-z0-9+/\s]{100,}={0,2}\s*")
-"""A ground truth that is a base64 PNG: longer than 100 characters of that alphabet."""
+MASK_FORM = re.compile(r"\s*(?:iVBORw0KGgo|[A-Za-z0-9+/\s]{100})[A-Za-z0-9+/\s]*={0,2}\s*")
+"""A ground truth that is a base64 PNG: begins as one, or is long and of that alphabet."""
 
 EDGE = 1e-12
 """Points this close to an edge count as on it."""
