@@ -119,9 +119,6 @@ def _collides(candidate: _Candidate, seen: ObjectPoints) -> bool:
     """Whether opened fingers or palm meet anything but the object between them."""
     inverse = np.linalg.inv(candidate.pose)
     others = seen.others_m @ inverse[:3, :3].T + inverse[:3, 3]
-    if seen.support is not None:
-        clear = seen.support.to_plane(seen.others_m)[:, 2] > 0.012
-        others = others[clear]
     own = seen.smooth_m @ inverse[:3, :3].T + inverse[:3, 3]
     return _inside_gripper(others) >= MIN_CONTACTS or _inside_palm(own) >= MIN_CONTACTS
 

@@ -22,8 +22,11 @@ MIN_PLANE_SHARE = 0.30
 """Of the cloud's points, for a plane to count as the support."""
 NUM_TRIALS = 80
 NUM_SAMPLES = 1500
+NUM_REFINED = 20_000
 CLEAR_OF_PLANE_M = 0.009
 """Three times the sensor's noise."""
+OBSTACLE_M = 0.012
+"""Height over the support from which something is in a gripper's way."""
 REGAIN_SHARE = 0.007
 """Of the width: a little more than segmentation erodes."""
 
@@ -52,6 +55,7 @@ class ObjectPoints:
     smooth_m: Floats
     """Shape (M, 3): noise averaged, rim regained when there is a support."""
     others_m: Floats
+    """What stands clear of the support without belonging to the object; all else without one."""
     num_total: int
     support: Support | None
 
@@ -79,10 +83,13 @@ def object_points(
     whole = _regain(mask, depth, support, focal_length_px)
     covered = np.zeros(len(cloud), dtype=bool)
     covered[seen] = whole[rows, columns]
+    others = cloud[~covered]
+    if support is not None:
+        others = others[support.to_plane(others)[:, 2] > OBSTACLE_M]
     return ObjectPoints(
         masked_m=cloud[inside],
         smooth_m=_smoothed(whole, depth, focal_length_px),
-        others_m=cloud[~covered],
+        others_m=others,
         num_total=len(point_cloud),
         support=support,
     )
@@ -102,9 +109,10 @@ def find_support(cloud_m: Floats) -> Support | None:
     heights = sample @ normals.T - np.einsum("tc,tc->t", normals, corners[:, 0])
     best = int((np.abs(heights) < PLANE_BAND_M).sum(axis=0).argmax())
     normal, centre = normals[best], corners[best, 0]
+    dense = cloud_m[:: max(1, len(cloud_m) // NUM_REFINED)]
     for _ in range(3):
-        near = cloud_m[np.abs((cloud_m - centre) @ normal) < PLANE_BAND_M]
-        if len(near) < MIN_PLANE_SHARE * len(cloud_m):
+        near = dense[np.abs((dense - centre) @ normal) < PLANE_BAND_M]
+        if len(near) < MIN_PLANE_SHARE * len(dense):
             return None
         centre = near.mean(axis=0)
         normal = np.linalg.eigh((near - centre).T @ (near - centre))[1][:, 0]

@@ -83,7 +83,7 @@ class World:
         before_m = self._heights_m()
         joints = reach_any(pose) if _is_pose(pose) else None
         if joints is None:
-            return self._outcome(success=False, held=self._before.held)
+            return self._unmoved()
         self._fingers(MAX_OPENING_M / 2)
         pose = grasp_pose(joints)
         above = pose.copy()
@@ -115,7 +115,7 @@ class World:
         pose[2, 3] = self._before.grip_height_m + max(0.0, float(goal_m[2])) + RELEASE_GAP_M
         joints = _reach_turned(pose)
         if joints is None:
-            return self._outcome(success=False, held=held, grip_height_m=self._before.grip_height_m)
+            return self._unmoved()
         pose = grasp_pose(joints)
         above = pose.copy()
         above[2, 3] += APPROACH_M
@@ -130,6 +130,10 @@ class World:
         rest = self._data.body(f"object{self.scene.index_of(held)}").xpos
         distance = float(np.linalg.norm(rest[:2] - goal_m[:2]))
         return self._outcome(success=distance <= 0.03 and rest[2] > 0.0, held=None)
+
+    def _unmoved(self) -> Outcome:
+        before = self._before
+        return self._outcome(success=False, held=before.held, grip_height_m=before.grip_height_m)
 
     def _outcome(self, *, success: bool, held: str | None, grip_height_m: float = 0.0) -> Outcome:
         physics = np.zeros(mujoco.mj_stateSize(self._model, _STATE))
