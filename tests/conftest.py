@@ -1,0 +1,32 @@
+"""Fixtures that several rooms share: one thread, one tiny random checkpoint per test run."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: on small models a second thread costs 20 times what it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+
+from toolshed.types import ToolSpec
+
+
+@pytest.fixture(scope="session")
+def demo_specs() -> list[tuple[ToolSpec, ...]]:
+    """The demo's tools: step 1's, then all."""
+    from rl.tiny import TinyConfig, tool_sets
+
+    return tool_sets(TinyConfig())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, demo_specs: list[tuple[ToolSpec, ...]]) -> Path:
+    """A random checkpoint of the Qwen2.5-VL architecture with the demo's tokenizer."""
+    from rl.tiny import make_random
+
+    folder = tmp_path_factory.mktemp("tiny")
+    make_random(folder, demo_specs, seed=0)
+    return folder

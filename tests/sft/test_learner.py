@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sft.batch import micro_batches
+from sft.learner import Learner, OptimConfig, rate_factor
+from sft.model import load_model
+from sft.render import Renderer
+from sft.sample import TrainingSample
+from toolshed.images import make_image
+from toolshed.types import Message, ToolImage
+
+
+def picture(seed: int) -> ToolImage:
+    rng = np.random.default_rng(seed)
+    return make_image(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8))
+
+
+def samples(renderer: Renderer) -> list[TrainingSample]:
+    """Conversations of different lengths, with 0 to 2 pictures."""
+    made = []
+    for index, words in enumerate(["a", "a longer question with more words", "b c", "d " * 30, "e"]):
+        images = tuple(picture(10 * index + i) for i in range(index % 3))
+        marks = "<image>" * len(images)
+        turns = [
+            Message(role="user", text=marks + words, num_images=len(images)),
+            Message(role="assistant", text="<answer>0.43</answer>" + "x" * index),
+            Message(role="user", text="<tool_response>\nok\n</tool_response>"),
+            Message(role="assistant", text="red cube"),
+        ]
+        rendering = renderer.render(turns)
+        made.append(
+            TrainingSample(
+                token_ids=tuple(rendering.token_ids),
+                spans=tuple(rendering.spans),
+                images=images,
+                advantage=(-1.0) ** index * (1 + index),
+            )
+        )
+    return made
+
+
+def learner(tiny: Path, *, max_tokens: int = 4096, pack: bool = True, **optim: Any) -> Learner:
+    return Learner(
+        load_model(tiny),
+        Renderer.load(tiny),
+        OptimConfig(**({"lr": 1e-3} | optim)),
+        frozen="none",
+        total_steps=10,
+        max_tokens=max_tokens,
+        pack=pack,
+    )
+
+
+def gradient(taught: Learner) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in taught.model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "pack"), [(4096, False), (300, True), (150, True), (1, True), (600, False)]
+)
+def test_loss_and_gradient_do_not_depend_on_micro_batching_packing_or_padding(
+    tiny: Path, max_tokens: int, pack: bool
+) -> None:
+    plain, other = learner(tiny), learner(tiny, max_tokens=max_tokens, pack=pack)
+    batch = samples(plain.renderer)
+    first, second = plain.forward_backward(batch), other.forward_backward(batch)
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    reference, got = gradient(plain), gradient(other)
+    assert float((got - reference).norm() / reference.norm()) <= 1e-5
+
+
+def test_packed_sequences_do_not_see_each_other(tiny: Path) -> None:
+    taught = learner(tiny)
+    batch = samples(taught.renderer)
+    alone = [
+        taught.logprobs(b)
+        for sample in sorted(batch, key=lambda s: -len(_expanded(taught, s)))
+        for b in micro_batches([sample], taught.renderer, max_tokens=4096)
+    ]
+    packed = micro_batches(batch, taught.renderer, max_tokens=4096)
+    assert any(b.token_ids_BT.shape[0] < len(batch) for b in packed)
+    together = sorted(torch.cat([taught.logprobs(b) for b in packed]).tolist())
+    assert together == pytest.approx(sorted(torch.cat(alone).tolist()), abs=1e-5)
+
+
+def _expanded(taught: Learner, sample: TrainingSample) -> np.ndarray[Any, Any]:
+    return taught.renderer.expand(sample.token_ids, sample.images).token_ids
+
+
+def test_log_probs_equal_those_of_transformers_own_forward(tiny: Path) -> None:
+    taught = learner(tiny)
+    sample = samples(taught.renderer)[2]
+    batch = micro_batches([sample], taught.renderer, max_tokens=4096)[0]
+    vision = [taught.renderer.vision(image) for image in sample.images]
+    out = taught.model(
+        input_ids=batch.token_ids_BT,
+        mm_token_type_ids=(batch.token_ids_BT == taught.renderer.image_token).int(),
+        pixel_values=torch.cat([torch.from_numpy(v.patches) for v in vision]),
+        image_grid_thw=torch.tensor([v.grid for v in vision]),
+    )
+    logits = out.logits[0].float()
+    logits[:, list(taught.renderer.banned_tokens)] = float("-inf")
+    reference = torch.log_softmax(logits, -1)[batch.predict_N, batch.targets_N]
+    assert float((taught.logprobs(batch) - reference).detach().abs().max()) <= 1e-5
+
+
+def test_long_targets_in_chunks_equal_one_piece(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sft.model
+
+    taught = learner(tiny)
+    whole = taught.forward_backward(samples(taught.renderer))
+    expected = gradient(taught)
+    taught.model.zero_grad()
+    monkeypatch.setattr(sft.model, "_CHUNK", 7)
+    chunked = taught.forward_backward(samples(taught.renderer))
+    assert chunked["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    assert torch.allclose(gradient(taught), expected, atol=1e-6)
+
+
+def test_save_and_load_continue_exactly(tiny: Path, tmp_path: Path) -> None:
+    steady = learner(tiny, muon_lr=0.01, schedule="cosine", warmup_steps=2)
+    batch = samples(steady.renderer)
+    losses = []
+    for step in range(4):
+        losses.append(steady.forward_backward(batch)["loss"])
+        steady.optim_step()
+        if step == 1:
+            steady.save_state(tmp_path / "state.pt")
+    resumed = learner(tiny, muon_lr=0.01, schedule="cosine", warmup_steps=2)
+    resumed.load_state(tmp_path / "state.pt")
+    again = []
+    for _ in range(2):
+        again.append(resumed.forward_backward(batch)["loss"])
+        resumed.optim_step()
+    assert again == losses[2:]
+
+
+def test_a_frozen_tower_sees_each_picture_once_and_gets_no_gradient(tiny: Path) -> None:
+    taught = Learner(
+        load_model(tiny), Renderer.load(tiny), OptimConfig(), frozen="vision", total_steps=1
+    )
+    taught.forward_backward(samples(taught.renderer))
+    assert all(p.grad is None for p in taught.model.model.visual.parameters())
+    assert len(taught._features) == len({i.sha256 for s in samples(taught.renderer) for i in s.images})
+
+
+def test_rates_warm_up_stay_and_fall() -> None:
+    optim = OptimConfig(warmup_steps=4, schedule="cosine", flat=0.5, floor=0.1)
+    rates = [rate_factor(optim, step, 20) for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert set(rates[4:11]) == {1.0}
+    assert rates[20] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
