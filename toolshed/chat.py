@@ -248,6 +248,8 @@ def reply_texts(parsed: ParsedCalls, results: Sequence[ToolResult]) -> list[str]
     for call, result in zip(parsed.calls, results, strict=True):
         # What broke is for people; a model that would read it could only learn our accidents.
         text = "Error: the tool is not available" if result.status == "failed" else result.text
+        # Session texts are clean of marks, so each mark here is one of the result's pictures.
+        text = "<image>" * len(result.images) + text
         placed.append((call.start, text))
     return [text for _, text in sorted(placed, key=lambda each: each[0])]
 
