@@ -150,6 +150,8 @@ def answer_words(episode: Episode) -> str:
 def target_words(episode: Episode) -> str:
     """The right answer; a mask is a region of the picture."""
     target = episode.target
+    if target is None:
+        return "not known"
     if _region(target) is not None:
         return "inside the marked region"
     words = target if isinstance(target, str) else json.dumps(target)
@@ -179,7 +181,8 @@ def episode_text(episode: Episode) -> str:
             lines.append(f"  reads   {status}{call.reply}")
         lines += [f"  reads   {error}" for error in turn.errors]
     lines.append(f"answer    {answer_words(episode)}")
-    lines.append(f"target    {target_words(episode)}")
+    if episode.target is not None:
+        lines.append(f"target    {target_words(episode)}")
     if episode.failure:
         lines.append(f"failed    {episode.failure}")
     elif episode.reward is not None:

@@ -1,0 +1,213 @@
+"""Ask a checkpoint one question and look over its shoulder.
+
+    python -m rl.ask runs/demo/full_rl --scene 7 'How far from the camera is the leftmost object?'
+
+Prints the episode and writes its pictures on one PNG sheet. Where the question is one that the
+tabletop can judge, the answer is scored; any other question is just played.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rl.types import Question, SamplingParams, Trajectory
+from toolshed.errors import ConfigError
+from toolshed.images import ImageSource
+from toolshed.types import Message
+
+if TYPE_CHECKING:
+    from sft.train import ToolsConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """One question to one checkpoint."""
+
+    checkpoint: str
+    question: str
+    scene: int = 7
+    image: str = ""
+    """A picture file in place of a scene."""
+    tools: str = ""
+    """Word or path of a tool YAML; empty for those that the checkpoint was trained with."""
+    temperature: float = 0.0
+    seed: int = 0
+
+
+def ask(asking: Asking) -> Trajectory:
+    """Play the question; scored where its right answer is known."""
+    with TemporaryDirectory() as folder:
+        if asking.image:
+            if not Path(asking.image).is_file():
+                raise ConfigError(f"image {asking.image} does not exist")
+            question = _question(asking.question, ImageSource(image=asking.image))
+        else:
+            question = scene_question(asking.question, asking.scene, Path(folder))
+        return asyncio.run(_play(asking, question))
+
+
+def scene_question(words: str, number: int, folder: Path) -> Question:
+    """The question about scene ``number``, with its right answer if the tabletop has one.
+
+    The scene's picture and depth image are written into ``folder``.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from rl.data import SOURCE_KINDS
+    from rl.rewards import KINDS
+    from rl.tabletop_kinds import TASK_KINDS, Margins, Shot
+    from rl.wording import asked
+    from toolshed.tabletop.render import render
+    from toolshed.tabletop.scene import DEMO, make_scene
+
+    found = asked(words)
+    task = TASK_KINDS.get(found.kind) if found else None
+    scene = make_scene(number, task.style if task and task.with_picture else DEMO)
+    rendering = render(scene, noise_seed=scene.seed)
+    image, depth = folder / f"scene-{number}.png", folder / f"scene-{number}.depth.png"
+    Image.fromarray(rendering.pixels).save(image)
+    Image.fromarray(rendering.depth_mm).save(depth)
+    source = ImageSource(
+        image=str(image), depth=str(depth), focal_length_px=rendering.focal_length_px
+    )
+    question = _question(words, source)
+    if found is None or task is None or not task.with_picture:
+        return question
+    shot = Shot(scene=scene, rendering=rendering)
+    margins = Margins(leftmost=0.0, nearer_m=0.0)
+    drafts = task.make(shot, margins, np.random.default_rng(number))
+    kind = SOURCE_KINDS[f"tabletop-{found.kind}"]
+    for draft in drafts:
+        if draft.text == words and KINDS[kind].is_target(draft.target):
+            return replace(
+                question,
+                source=f"tabletop-{found.kind}",
+                kind=kind,
+                target=draft.target,
+                extra=dict(draft.facts),
+            )
+    return question
+
+
+def _question(words: str, source: ImageSource) -> Question:
+    from rl.wording import DEMO_INSTRUCTION
+
+    return Question(
+        id="asked",
+        source="asked",
+        kind="",
+        messages=(
+            Message(role="system", text=DEMO_INSTRUCTION),
+            Message(role="user", text=f"<image>{words}", num_images=1),
+        ),
+        images=(source,),
+        target=None,
+    )
+
+
+async def _play(asking: Asking, question: Question) -> Trajectory:
+    from rl.config import RLConfig
+    from rl.player import check_tools, load_player
+    from rl.rewards import DEMO_RULE, score
+    from rl.rollout import Job, Limits, run_episode
+    from sft.config import load_config
+    from sft.train import ToolsConfig
+    from toolshed.shed import Toolshed
+    from toolshed.toolset import ToolSet
+
+    settings: RLConfig = load_config(RLConfig, "rl", "demo", [])
+    if asking.tools:
+        chosen = ToolsConfig(config=asking.tools)
+    else:
+        chosen = trained_tools(Path(asking.checkpoint)) or settings.tools
+    show = chosen.show or None
+    folder = check_tools(asking.checkpoint, ToolSet.named(chosen.config, show), "any")
+    limits = Limits(max_turns=settings.max_turns, max_tokens=settings.max_tokens)
+    sampling = SamplingParams(temperature=asking.temperature, max_tokens=settings.max_turn_tokens)
+    shed = None
+    if chosen.config != "none":
+        shed = Toolshed.open(chosen.config, host="local", show=show)
+    try:
+        player = load_player(folder, shed, limits=limits, width=8, max_length=settings.max_length)
+        job = Job(question=question, sampling=sampling, seed=asking.seed)
+        trajectory = await run_episode(job, player)
+        await player.policy.aclose()
+    finally:
+        if shed is not None:
+            await shed.aclose()
+    if not question.kind:
+        return trajectory
+    return replace(trajectory, reward=score(question, trajectory, DEMO_RULE))
+
+
+def trained_tools(checkpoint: Path) -> ToolsConfig | None:
+    """The tools of the config that lies in a run's folder or above its ``final``; None if none."""
+    import yaml
+
+    from sft.train import ToolsConfig
+
+    for path in (checkpoint / "config.yaml", checkpoint.parent / "config.yaml"):
+        if path.is_file():
+            saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+            tools = saved.get("tools") if isinstance(saved, dict) else None
+            if isinstance(tools, dict) and isinstance(tools.get("config"), str):
+                return ToolsConfig(config=tools["config"], show=list(tools.get("show") or []))
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rl.ask",
+        description="Ask a checkpoint one question and look over its shoulder.",
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint or run folder")
+    parser.add_argument("question", help="for example 'Where is the red cube?'")
+    parser.add_argument("--scene", type=int, default=7, help="number of a tabletop scene (7)")
+    parser.add_argument("--image", default="", help="a picture file in place of a scene")
+    parser.add_argument("--tools", default="", help="tool config; else the checkpoint's own")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of a sampled answer (0)")
+    parser.add_argument("--out", type=Path, help="the PNG; else runs/ask/NAME-SCENE.png")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m rl.ask``."""
+    from rl.episode import episode_of
+    from rl.viewer import Album, episode_png, episode_text
+
+    args = _parser().parse_args(words)
+    asking = Asking(
+        checkpoint=args.checkpoint,
+        question=args.question,
+        scene=args.scene,
+        image=args.image,
+        tools=args.tools,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    try:
+        trajectory = ask(asking)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    episode = episode_of(trajectory)
+    print(episode_text(episode))
+    shown = Path(args.image).stem if args.image else f"scene-{args.scene}"
+    out: Path = args.out or Path("runs/ask") / f"{Path(args.checkpoint).name}-{shown}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    episode_png(episode, Album(trajectory.images)).save(out)
+    print(f"picture   {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Statistics against values worked out by hand or recorded elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.metrics import (
+    bootstrap_mean,
+    clustered_share,
+    estimate,
+    holm,
+    mcnemar,
+    paired,
+    share,
+    sign_flip,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "p"),
+    [(37, 23, 0.092), (3, 1, 0.625), (4, 6, 0.754), (6, 6, 1.0), (19, 26, 0.371), (25, 31, 0.504)],
+)
+def test_mcnemar_matches_recorded_values(better: int, worse: int, p: float) -> None:
+    assert mcnemar(better, worse) == pytest.approx(p, abs=5e-4)
+    assert mcnemar(worse, better) == mcnemar(better, worse)
+
+
+def test_mcnemar_without_discordant_pairs_is_one() -> None:
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_mcnemar_by_hand() -> None:
+    # 5 against 0: both tails of a fair coin, 2 / 32.
+    assert mcnemar(5, 0) == pytest.approx(2 / 32)
+
+
+def test_wilson_by_hand() -> None:
+    # 8 of 10: (0.8 + z2/20 +- z sqrt(0.016 + z2/400)) / (1 + z2/10), z2 = 3.8415.
+    low, high = wilson(0.8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+
+
+def test_wilson_at_the_ends_stays_inside_and_is_not_empty() -> None:
+    low, high = wilson(1.0, 128)
+    assert (low, high) == (pytest.approx(0.97086, abs=1e-4), 1.0)
+    assert wilson(0.0, 128) == (0.0, pytest.approx(1 - low, abs=1e-9))
+    assert wilson(0.0, 0) == (0.0, 1.0)
+
+
+def test_clusters_that_always_agree_count_once() -> None:
+    always = [[1.0] * 4] * 96 + [[0.0] * 4] * 32
+    once = share([1.0] * 96 + [0.0] * 32)
+    clustered = clustered_share(always)
+    assert clustered.n == 128
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+
+
+def test_independent_draws_are_worth_more_than_questions() -> None:
+    rng = np.random.default_rng(0)
+    draws = (rng.random((400, 4)) < 0.7).astype(float).tolist()
+    clustered, questions = clustered_share(draws), wilson(0.7, 400)
+    assert clustered.high - clustered.low < 0.65 * (questions[1] - questions[0])
+
+
+def test_all_draws_right_is_as_wide_as_the_questions_alone() -> None:
+    assert clustered_share([[1.0, 1.0]] * 50).low == pytest.approx(wilson(1.0, 50)[0])
+
+
+def test_clustered_interval_covers() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        chances = rng.beta(3, 2, size=128)
+        draws = (rng.random((128, 4)) < chances[:, None]).astype(float).tolist()
+        interval = clustered_share(draws)
+        covered += interval.low <= 0.6 <= interval.high
+    assert covered >= 180
+
+
+def test_bootstrap_of_a_constant_is_a_point() -> None:
+    found = bootstrap_mean([0.25] * 9)
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+
+
+def test_bootstrap_agrees_with_the_normal_interval() -> None:
+    values = np.random.default_rng(2).normal(0.5, 0.1, 400).tolist()
+    found = bootstrap_mean(values)
+    margin = 1.96 * float(np.std(values)) / math.sqrt(400)
+    assert found.high - found.mean == pytest.approx(margin, rel=0.1)
+
+
+def test_estimate_chooses_by_the_scores() -> None:
+    assert estimate([[1.0], [0.0]]) == share([1.0, 0.0])
+    assert estimate([[1.0, 0.0], [0.0, 0.0]]) == clustered_share([[1.0, 0.0], [0.0, 0.0]])
+    assert estimate([[0.3], [0.4]]) == bootstrap_mean([0.3, 0.4])
+
+
+def test_paired_of_binary_scores_is_mcnemar() -> None:
+    first = [0.0] * 37 + [1.0] * 23 + [1.0] * 40
+    second = [1.0] * 37 + [0.0] * 23 + [1.0] * 40
+    found = paired(first, second)
+    assert (found.num_better, found.num_worse, found.num_pairs) == (37, 23, 100)
+    assert found.p == pytest.approx(0.092, abs=5e-4)
+    assert found.difference == pytest.approx(0.14)
+    assert found.low < 0.14 < found.high
+
+
+def test_paired_of_equal_runs_is_identical() -> None:
+    found = paired([0.5, 1.0, 0.0], [0.5, 1.0, 0.0])
+    assert found.identical
+    assert found.p == 1.0
+
+
+def test_sign_flip_matches_enumeration() -> None:
+    # Four differences of one size: 2 of the 16 sign patterns reach the sum.
+    assert sign_flip([0.25] * 4) == pytest.approx(2 / 16, abs=0.02)
+    assert sign_flip([0.0, 0.0]) == 1.0
+    assert sign_flip([0.5, -0.5]) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_wilson_contains_the_share(hits: int, more: int) -> None:
+    n = hits + more
+    low, high = wilson(hits / n, n)
+    assert 0.0 <= low <= hits / n <= high <= 1.0
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=1))
+def test_clustered_interval_is_between_both_extremes(draws: list[list[float]]) -> None:
+    found = clustered_share(draws)
+    widest = wilson(found.mean, len(draws))
+    assert widest[0] - 1e-9 <= found.low <= found.mean + 1e-9
+    assert found.mean - 1e-9 <= found.high <= widest[1] + 1e-9
