@@ -39,7 +39,7 @@ from toolshed.types import (
 )
 
 if TYPE_CHECKING:
-    from toolshed.tabletop.world import WorldState
+    from toolshed.tabletop.state import WorldState
 
 __all__ = ["Session", "ToolSet", "Toolshed"]
 
@@ -153,7 +153,7 @@ class Session:
         if self._scene is None:
             return None
         if _WORLD not in self.variables:
-            from toolshed.tabletop.world import initial_state
+            from toolshed.tabletop.state import initial_state
 
             state = initial_state(self._scene)
             self.variables[_WORLD] = Variable(name=_WORLD, kind="world", value=state)

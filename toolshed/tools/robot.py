@@ -14,7 +14,7 @@ from toolshed.tool import Family, MetricPoint, Pose, tool
 from toolshed.types import Point, ToolValue
 
 if TYPE_CHECKING:
-    from toolshed.tabletop.world import WorldState
+    from toolshed.tabletop.state import WorldState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
