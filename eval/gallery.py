@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from PIL import ImageOps
+
 from eval.rows import EvalRow
 from eval.stages import BY_NAME, CEILING
 from eval.summary import tasks_of
@@ -19,7 +21,7 @@ from rl.viewer import Album, answer_words, data_uri, drawn, episode_html, outcom
 
 MAX_BYTES = 4_500_000
 """Of all episodes together; the page stays below 6 MB."""
-LAYOUT = 1
+LAYOUT = 2
 """Part of the key of kept fragments: raise it when the fragment's HTML changes."""
 _THUMB_QUALITY = 62
 
@@ -55,8 +57,8 @@ def choose(rows_by_stage: Mapping[str, Sequence[EvalRow]]) -> list[Chosen]:
 
 
 def _picks(rows: Sequence[EvalRow], *, right: bool, stage: str) -> list[EvalRow]:
-    """Up to three episodes of one outcome, greedy ones first, in the order of the questions."""
-    most = 3 if stage == "full_rl" else 1
+    """A few episodes of one outcome, greedy ones first, in the order of the questions."""
+    most = 2 if stage == "full_rl" else 1
     fitting = [row for row in rows if (row.episode.accuracy == 1.0) == right]
     fitting.sort(key=lambda row: (row.draw != "greedy", row.question_id, str(row.draw)))
     seen: dict[str, EvalRow] = {}
@@ -118,5 +120,5 @@ def _thumb(one: Chosen, album: Album) -> str:
     image = album.find(picture) if picture else None
     if image is None:
         return "<span></span>"
-    small = drawn(image, None).resize((224, 224))
+    small = ImageOps.fit(drawn(image, None), (224, 224))
     return f'<img src="{data_uri(small, quality=_THUMB_QUALITY)}" width="224" height="224" alt="">'

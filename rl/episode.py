@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 from pydantic import JsonValue
 
 from rl.types import Question, Trajectory, Turn
@@ -37,6 +37,9 @@ from toolshed.types import (
 
 THUMBNAIL_PX = 112
 """Longest side of a kept depth map."""
+DEPTH_LEVELS = 64
+"""Steps of a kept depth map; few, so that sensor noise does not fill files."""
+_IS_KNOWN = [0] + [255] * 255
 
 Shape = Literal["points", "mask", "depth", "value", "box", "grasp", "grasped", "placed", "captured"]
 
@@ -50,7 +53,7 @@ class Drawing:
     points: tuple[tuple[float, float], ...] = ()
     """Normalised (u, v)."""
     raster: str = ""
-    """Base64 of a PNG (mask) or JPEG (depth)."""
+    """Base64 of a PNG: a mask, or the grey levels of a depth map."""
     low: float = 0.0
     """Metres at the raster's darkest value, or the number that was read."""
     high: float = 0.0
@@ -299,32 +302,37 @@ def _number_drawing(value: IndexedValue) -> Drawing:
 
 
 def _depth_drawing(value: DepthEstimate) -> Drawing:
-    """A grey thumbnail between the nearest and the farthest known depth; 0 marks the unknown."""
+    """A thumbnail of few grey levels between the nearest and the farthest known depth; 0 marks
+    the unknown."""
     depth_m = np.nan_to_num(value.depth_m, nan=0.0)
     known = depth_m > 0
     low = float(depth_m[known].min()) if known.any() else 0.0
     high = float(depth_m[known].max()) if known.any() else 1.0
-    levels = 1 + 254 * (depth_m - low) / max(high - low, 1e-6)
+    levels = 1.5 + (DEPTH_LEVELS - 1) * (depth_m - low) / max(high - low, 1e-6)
     grey = Image.fromarray(np.where(known, levels, 0).astype(np.uint8))
     grey.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.NEAREST)
-    raster = _packed(grey, "JPEG")
+    raster = _packed(grey)
     return Drawing(shape="depth", raster=raster, low=round(low, 4), high=round(high, 4))
 
 
 def _depth_m(drawing: Drawing, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    grey = _unpack(drawing.raster).resize(size[::-1], Image.Resampling.BILINEAR)
-    levels = np.asarray(grey, dtype=np.float32)
-    metres = drawing.low + (levels - 1) / 254 * (drawing.high - drawing.low)
-    return np.where(levels < 1, 0.0, metres).astype(np.float32)
+    """The thumbnail enlarged: known depths smoothly, holes as they are."""
+    grey = _unpack(drawing.raster)
+    holes = np.asarray(grey.resize(size[::-1], Image.Resampling.NEAREST)) == 0
+    filled = Image.composite(grey, grey.filter(ImageFilter.MedianFilter(5)), grey.point(_IS_KNOWN))
+    smooth = filled.convert("F").resize(size[::-1], Image.Resampling.BILINEAR)
+    share = (np.asarray(smooth, dtype=np.float32) - 1) / (DEPTH_LEVELS - 1)
+    metres = drawing.low + np.clip(share, 0.0, 1.0) * (drawing.high - drawing.low)
+    return np.where(holes, 0.0, metres).astype(np.float32)
 
 
 def _png(mask: npt.NDArray[np.bool_]) -> str:
-    return _packed(Image.fromarray(mask.astype(np.uint8) * 255).convert("1"), "PNG")
+    return _packed(Image.fromarray(mask.astype(np.uint8) * 255).convert("1"))
 
 
-def _packed(image: Image.Image, form: Literal["PNG", "JPEG"]) -> str:
+def _packed(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format=form, quality=70)
+    image.save(buffer, format="PNG", compress_level=6)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -92,7 +92,7 @@ def drawn(image: ToolImage, drawing: Drawing | None) -> Image.Image:
     """The picture at its shown size with a tool's result on it."""
     shown = enlarged(image)
     value = value_of(drawing, (shown.height, shown.width)) if drawing is not None else None
-    return draw(shown, value)
+    return Image.fromarray(shown.pixels) if value is None else draw(shown, value)
 
 
 def answered(image: ToolImage, episode: Episode) -> Image.Image | None:
@@ -102,15 +102,10 @@ def answered(image: ToolImage, episode: Episode) -> Image.Image | None:
     if not pairs:
         return None
     points = tuple((float(u), float(v)) for u, v in pairs)
-    shown = enlarged(image)
     region = _region(episode.target)
-    if region is not None:
-        size = (shown.height, shown.width)
-        mask = Drawing(shape="mask", raster=region)
-        value = value_of(mask, size)
-        shown = make_image(np.asarray(draw(shown, value).convert("RGB"), dtype=np.uint8))
-    marks = Drawing(shape="points", points=points)
-    return draw(shown, value_of(marks, (shown.height, shown.width)))
+    if region is None:
+        return drawn(image, Drawing(shape="points", points=points))
+    return drawn(image, Drawing(shape="mask", raster=region, points=points))
 
 
 def _region(target: Json) -> str | None:
