@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from toolshed.tabletop.state import WorldState
 
 
+MOVES = (
+    "robot.execute_grasp",
+    "robot.place_object_at_2d_location",
+    "robot.place_object_at_3d_location",
+)
+
+
 def is_target(target: Json) -> bool:
     return isinstance(target, str) and bool(target.strip())
 
@@ -22,8 +29,11 @@ def measure(
     world = last_world(trajectory)
     held = world.held if world is not None else None
     hit = float(held is not None and held == question.target)
-    parts = {"num_robot_moves": float(num_moves(trajectory)), "holds_any": float(bool(held))}
-    return Measured(value=hit, accuracy=hit, readable=bool(text), parts=parts)
+    moves = num_moves(trajectory)
+    parts = {"num_robot_moves": float(moves), "holds_any": float(bool(held))}
+    # Any last word will do after a deed, but a word alone answers nothing here.
+    readable = bool(text) and moves > 0
+    return Measured(value=hit, accuracy=hit, readable=readable, parts=parts)
 
 
 def last_world(trajectory: Trajectory) -> WorldState | None:
@@ -36,7 +46,5 @@ def last_world(trajectory: Trajectory) -> WorldState | None:
 
 
 def num_moves(trajectory: Trajectory) -> int:
-    return sum(
-        result.name.startswith("robot.execute") or result.name.startswith("robot.place")
-        for result in trajectory.results
-    )
+    """Calls that moved the arm."""
+    return sum(result.name in MOVES and result.status == "ok" for result in trajectory.results)

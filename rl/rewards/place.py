@@ -28,19 +28,18 @@ def measure(
 ) -> Measured:
     goal = _goal(question.target)
     world = last_world(trajectory)
-    moves = float(num_moves(trajectory))
+    moves = num_moves(trajectory)
+    readable = bool(text) and moves > 0
     if goal is None or world is None:
-        return Measured(
-            value=0.0, accuracy=0.0, readable=bool(text), parts={"num_robot_moves": moves}
-        )
+        return Measured(value=0.0, accuracy=0.0, readable=readable)
     position = world.position_m(goal.name)
     distance = math.hypot(position[0] - goal.x_m, position[1] - goal.y_m)
     hit = float(world.held is None and distance <= rule.place_tolerance_m)
     return Measured(
         value=hit,
         accuracy=hit,
-        readable=bool(text),
-        parts={"distance_m": distance, "num_robot_moves": moves},
+        readable=readable,
+        parts={"distance_m": distance, "num_robot_moves": float(moves)},
     )
 
 
