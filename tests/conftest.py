@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: one thread, one tiny random checkpoint per test run."""
+"""Fixtures that several rooms share: one thread, one tiny checkpoint, one Ray cluster per run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 # Before torch is imported: on small models a second thread costs 20 times what it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from toolshed.config import parse_tools
+from toolshed.ray_replica import Cluster
 from toolshed.types import ToolSpec
 
 
@@ -30,3 +33,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, demo_specs: list[tuple[ToolSp
     folder = tmp_path_factory.mktemp("tiny")
     make_random(folder, demo_specs, seed=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """Its address. Hosts opened meanwhile use it and leave it running."""
+    Cluster.enter(parse_tools({"roborefer": {"backend": "light"}}), num_cpus=4)
+    import ray
+
+    yield ray.get_runtime_context().gcs_address
+    Cluster.leave()

@@ -25,16 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, or until standard input ends if asked."""
     options = _parser().parse_args(arguments)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     try:
         host = _open(options)
     except ToolshedError as error:
         print(f"toolshed.serve: {error}", file=sys.stderr)
         return 2
     try:
-        if not stop.is_set():
-            _announce(options)
+        # After Ray has started, which installs handlers of its own.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        _announce(options)
         if options.until_stdin_closes:
             threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
         stop.wait()
