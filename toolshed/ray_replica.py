@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
@@ -47,7 +47,7 @@ class Sent:
 
     key: str
     """The same for the same content."""
-    reference: Any
+    reference: object
     num_bytes: int
 
 
@@ -114,7 +114,12 @@ class Cluster:
         # Read when Ray is loaded. The mode is Ray's default, which it announces unless it is given.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "host: ray needs Ray; pip install 'spacetools[ray]', or write 'host: local'"
+            ) from error
 
         if config.ray_address is not None:
             cls._join(config.ray_address)
