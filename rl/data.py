@@ -25,6 +25,7 @@ from rl.rewards import KINDS, check_target
 from rl.rewards.answer import grasp_points, number, points, yes_or_no
 from rl.rewards.geometry import is_mask_text
 from rl.types import Question
+from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource
 from toolshed.types import Json, Message, Role
@@ -95,6 +96,18 @@ def check_readable(questions: Sequence[Question]) -> None:
 def has_depth(questions: Sequence[Question]) -> bool:
     """Whether every picture brings a depth image; light depth tools refuse those without."""
     return all(source.depth is not None for each in questions for source in each.images)
+
+
+def check_depth(questions: Sequence[Question], tools: ToolshedConfig) -> None:
+    """ConfigError where light depth is on offer and a picture has none: it could only refuse."""
+    family = tools.families.get("depth_estimator")
+    if family is None or family.backend != "light" or has_depth(questions):
+        return
+    lacking = next(q for q in questions if any(source.depth is None for source in q.images))
+    raise ConfigError(
+        f"question {lacking.id} ({lacking.source}) has a picture without a depth image, which the "
+        "light depth_estimator reads; add depth to the data set or choose tools without it"
+    )
 
 
 def answer_kind(source: str, hint: str, target: Json, question: str) -> str:

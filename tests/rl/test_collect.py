@@ -1,0 +1,176 @@
+"""Collected traces are right, whole and reproducible; broken tools and bad input write none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from rl.collect import CollectConfig, Collection, collect, main, passes, prepare
+from rl.data import check_depth, load_questions, write_questions
+from rl.rewards import DEMO_RULE
+from rl.tabletop import Order, write_dataset
+from rl.types import Completion, Reward, StopReason, Trajectory, Turn
+from sft.data import load_transcripts
+from sft.train import ToolsConfig
+from toolshed.config import load_tools
+from toolshed.errors import ConfigError, ToolFailure
+from toolshed.images import ImageSource, load_image
+from toolshed.shed import Toolshed
+from toolshed.tools.depth import Depth
+from toolshed.types import DepthEstimate, ToolImage
+
+
+class BrokenDepth(Depth):
+    """Works for bright pictures only, so that a seeded share of the calls fails."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    def estimate_depth(self, image: ToolImage) -> DepthEstimate:
+        if int(image.sha256[:4], 16) / 0x10000 < self._share:
+            raise ToolFailure("out_of_memory", "no memory left on the device")
+        depth = np.asarray(image.depth_mm, dtype=np.float32) / np.float32(1000)
+        return DepthEstimate(depth_m=depth, focal_length_px=250.0)
+
+    def estimate_depth_with_pointcloud(self, image: ToolImage) -> DepthEstimate:
+        return self.estimate_depth(image)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("collect") / "questions.parquet"
+    write_dataset(out, Order(kinds=("point", "depth"), num=8, seed=31))
+    return out
+
+
+def local(config: str | Path = "demo") -> Toolshed:
+    return Toolshed.open(config, host="local")
+
+
+def ready(data: Path, out: Path, config: CollectConfig | None = None) -> Collection:
+    return prepare("teacher", data, out, config or CollectConfig(reward=DEMO_RULE))
+
+
+def test_the_teachers_traces_are_kept_whole(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "traces.json"
+    with local() as shed:
+        done = collect(ready(data, out), shed)
+    assert (done.num_kept, done.num_rejected, done.num_failed) == (16, 0, 0)
+    rows = json.loads(out.read_text())
+    assert len(rows) == 16 and rows[3]["dataset_index"] == 3
+    assert {row["source"] for row in rows} == {"teacher"}
+    assert {row["question_type"] for row in rows} == {"point", "depth"}
+    assert all(len(row["tools_schema_hash"]) == 64 and row["score"] == 1.0 for row in rows)
+    assert all("<tools>" not in row["system"] for row in rows)
+    transcripts = load_transcripts(out)
+    assert all(t.messages[-1].text.endswith("</answer>") for t in transcripts)
+    assert load_image(transcripts[0].images[0]).width == 224
+
+
+def test_the_same_command_gives_the_same_file(data: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        with local() as shed:
+            collect(ready(data, tmp_path / name / "traces.json"), shed)
+    texts = [(tmp_path / name / "traces.json").read_text() for name in ("first", "second")]
+    assert texts[0] == texts[1]
+
+
+def test_pictures_that_the_robot_takes_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / "pick.parquet"
+    write_dataset(path, Order(kinds=("pick",), num=2, seed=8))
+    config = CollectConfig(tools=ToolsConfig(config="light"))
+    with local("light") as shed:
+        done = collect(ready(path, tmp_path / "picks.json", config), shed)
+    assert done.num_kept + done.num_rejected == 2
+    for transcript in load_transcripts(tmp_path / "picks.json"):
+        assert transcript.images and all(load_image(i).width == 448 for i in transcript.images)
+
+
+def test_broken_tools_are_counted_and_their_traces_dropped(data: Path, tmp_path: Path) -> None:
+    tools = {"replies": "compact"} | {
+        name: {"backend": "light"} for name in ("roborefer", "vision_ops")
+    }
+    for share, works in ((0.4, True), (1.0, False)):
+        broken = {"backend": "tests.rl.test_collect:BrokenDepth", "arguments": {"share": share}}
+        path = tmp_path / f"tools_{share}.yaml"
+        path.write_text(yaml.safe_dump(tools | {"depth_estimator": broken}))
+        config = CollectConfig(tools=ToolsConfig(config=str(path)), max_failure_share=0.4)
+        out = tmp_path / f"traces_{share}.json"
+        with local(path) as shed:
+            if works:
+                done = collect(ready(data, out, config), shed)
+                assert 0 < done.num_failed < 8 and done.num_kept >= 8
+            else:
+                with pytest.raises(ToolFailure, match="8 of 16 trajectories failed"):
+                    collect(ready(data, out, config), shed)
+                assert not out.exists()
+
+
+def test_the_filter() -> None:
+    trajectory = Trajectory(
+        question=None,  # type: ignore[arg-type]
+        sample_index=0,
+        seed=0,
+        turns=(Turn(completion=Completion(text="<answer>Yes</answer>")),),
+        messages=(),
+        stop_reason=StopReason.ANSWERED,
+        reward=Reward(value=1.0, accuracy=1.0, well_formed=True, answer="Yes"),
+    )
+    assert not passes(trajectory, CollectConfig())
+    assert passes(trajectory, CollectConfig(need_call=False))
+    bad_form = replace(
+        trajectory, reward=Reward(value=0.9, accuracy=1.0, well_formed=False, answer="Yes")
+    )
+    assert not passes(bad_form, CollectConfig(need_call=False))
+    assert passes(bad_form, CollectConfig(need_call=False, need_form=False))
+    wrong = replace(
+        trajectory, reward=Reward(value=0.1, accuracy=0.0, well_formed=True, answer="No")
+    )
+    assert not passes(wrong, CollectConfig(need_call=False))
+    assert not passes(replace(trajectory, reward=None), CollectConfig(need_call=False))
+
+
+def test_samples_and_keep(data: Path, tmp_path: Path) -> None:
+    config = CollectConfig(samples=3, keep=2, limit=4, reward=DEMO_RULE, source="distilled")
+    with local() as shed:
+        done = collect(ready(data, tmp_path / "traces.json", config), shed)
+    assert (done.num_kept, done.num_rejected) == (8, 4)
+    rows = json.loads((tmp_path / "traces.json").read_text())
+    assert len({row["task_id"] for row in rows}) == 8
+    assert {row["source"] for row in rows} == {"distilled"}
+
+
+def test_light_depth_needs_depth_images(data: Path, tmp_path: Path) -> None:
+    flat = [
+        replace(question, images=tuple(ImageSource(image=i.image) for i in question.images))
+        for question in load_questions(data)
+    ]
+    write_questions(tmp_path / "flat.parquet", flat)
+    with pytest.raises(ConfigError, match="without a depth image"):
+        prepare("teacher", tmp_path / "flat.parquet", tmp_path / "x.json", CollectConfig())
+    check_depth(flat, load_tools("point"))
+
+
+def test_bad_input_stops_before_any_work(data: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.json"
+    taken.write_text("[]")
+    with pytest.raises(ConfigError, match="--force"):
+        ready(data, taken)
+    with pytest.raises(ConfigError, match="min_score"):
+        CollectConfig(min_score=2.0)
+    with pytest.raises(ConfigError):
+        prepare(str(tmp_path / "no_checkpoint"), data, tmp_path / "x.json", CollectConfig())
+
+
+def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["teacher", str(data), str(tmp_path / "traces.json"), "--dry-run"]
+    assert main([*words, "samples=2"]) == 0
+    assert "would play 32 trajectories" in capsys.readouterr().out
+    assert main([*words, "min_scor=1"]) == 2
+    assert "min_score" in capsys.readouterr().err
+    assert not (tmp_path / "traces.json").exists()
