@@ -166,7 +166,8 @@ def _released(value: ToolValue, defects: Defects, method: str) -> str:
             if not (value.announce and points):
                 return text
             name = _variable_name(value.obj_name, defects)
-            return f"{text} {_hint(f'${name} (list, {len(points)} points)')}"
+            count = f"{len(points)} point{'s' * (len(points) > 1)}"
+            return f"{text} {_hint(f'${name} (list, {count})')}"
         case Segmentation():
             return _released_segmentation(value, method)
         case DepthEstimate():
