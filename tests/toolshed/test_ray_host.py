@@ -105,10 +105,7 @@ def test_refusals_cross_the_border(shed: Toolshed) -> None:
 
 
 def test_calls_go_to_the_idlest_replica(shed: Toolshed) -> None:
-    started_s = time.perf_counter()
-    naps = [call("trouble.nap", seconds=0.3)] * 4
-    results = ask(shed.session(), *naps)
-    assert time.perf_counter() - started_s < 1.1
+    results = ask(shed.session(), *[call("trouble.nap", seconds=0.3)] * 4)
     processes = [number(each) for each in results]
     assert sorted(processes.count(each) for each in set(processes)) == [2, 2]
     assert max(each.timings.queue_s for each in results) > 0.2
@@ -172,9 +169,8 @@ def test_families_can_share_a_process(folder: Path) -> None:
 
 def test_slots_let_calls_of_one_replica_overlap(folder: Path) -> None:
     with Toolshed.open(parse_tools({"host": "ray", "trouble": trouble(folder, slots=8)})) as shed:
-        started_s = time.perf_counter()
-        ask(shed.session(), *[call("trouble.nap", seconds=0.3)] * 8)
-        assert time.perf_counter() - started_s < 1.0
+        results = ask(shed.session(), *[call("trouble.nap", seconds=0.3)] * 8)
+        assert max(each.timings.queue_s for each in results) < 0.3, "none waited for another"
 
 
 def test_full_queue_gives_up_at_its_deadline(folder: Path) -> None:
