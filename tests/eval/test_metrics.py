@@ -49,8 +49,8 @@ def test_wilson_by_hand() -> None:
 
 def test_wilson_at_the_ends_stays_inside_and_is_not_empty() -> None:
     low, high = wilson(1.0, 128)
-    assert (low, high) == (pytest.approx(0.97086, abs=1e-4), 1.0)
-    assert wilson(0.0, 128) == (0.0, pytest.approx(1 - low, abs=1e-9))
+    assert (low, high) == pytest.approx((0.97086, 1.0), abs=1e-4)
+    assert wilson(0.0, 128) == pytest.approx((0.0, 1 - low), abs=1e-9)
     assert wilson(0.0, 0) == (0.0, 1.0)
 
 
