@@ -15,6 +15,7 @@ from eval.report import table
 from eval.rows import Draw, EvalRow
 from eval.stages import BY_NAME, CEILING, STAGES, TASKS
 from eval.summary import (
+    Result,
     RunFacts,
     Summary,
     read_stage_rows,
@@ -75,13 +76,29 @@ def test_the_file_has_the_published_keys_and_is_recomputable(tmp_path: Path) -> 
     write_summary(tmp_path, fake_facts(), read_stage_rows(tmp_path))
     values = json.loads((tmp_path / "summary.json").read_text())
     assert {
-        "results", "tool_ceiling", "p_vs_sft", "seconds", "setup_s", "wall_s", "cpu_s",
-        "peak_memory_mb", "seed", "smoke",
-    } <= values.keys()  # fmt: skip
+        "results",
+        "tool_ceiling",
+        "p_vs_sft",
+        "seconds",
+        "setup_s",
+        "wall_s",
+        "cpu_s",
+        "peak_memory_mb",
+        "seed",
+        "smoke",
+    } <= values.keys()
     assert {
-        "stage", "task", "n", "accuracy", "low", "high", "sampled_accuracy", "sampled_low",
-        "sampled_high", "call_rate",
-    } <= values["results"][0].keys()  # fmt: skip
+        "stage",
+        "task",
+        "n",
+        "accuracy",
+        "low",
+        "high",
+        "sampled_accuracy",
+        "sampled_low",
+        "sampled_high",
+        "call_rate",
+    } <= values["results"][0].keys()
     for result in values["results"]:
         lines = (tmp_path / "rows" / f"{result['stage']}.jsonl").read_text().splitlines()
         rows = [r for r in map(json.loads, lines) if r["task"] == result["task"]]
@@ -124,7 +141,7 @@ def figures() -> Summary:
                     sampled_low=low,
                     sampled_high=high,
                     call_rate=0.05,
-                )  # fmt: skip
+                )
             )
     ceiling = dict(zip(TASKS, ACCURACY[CEILING], strict=True))
     p_values = {"depth": 0.0001, "leftmost": 0.0001}
