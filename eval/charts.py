@@ -38,7 +38,8 @@ class Line:
 
 
 def interval_chart(title: str, bars: Sequence[Bar], ceiling: float | None) -> str:
-    """Stages under each other; a dot with its interval for sampled answers, a ring for greedy."""
+    """Stages under each other: a dot for sampled answers, a ring for greedy ones, and the interval
+    of the sampled, or of the greedy where nothing was sampled."""
     left, right, top, row = 118, 46, 26, 25
     height = top + row * len(bars) + 22
     scale = WIDTH - left - right
@@ -68,21 +69,24 @@ def interval_chart(title: str, bars: Sequence[Bar], ceiling: float | None) -> st
 def _bar(bar: Bar, y: float, x: Callable[[float], float]) -> str:
     parts = [f'<g class="{bar.style}">', _text(0, y + 4, bar.label, "label", "start")]
     shown = bar.sampled or bar.greedy
-    if bar.greedy is not None:
-        parts.append(
-            f'<circle class="ring" cx="{x(bar.greedy.mean):.1f}" cy="{y:.1f}" r="5">'
-            f"<title>{escape(bar.label)}, greedy: {_words(bar.greedy)}</title></circle>"
-        )
-    if bar.sampled is not None:
-        low, high = x(bar.sampled.low), x(bar.sampled.high)
-        parts.append(
-            f"<g><title>{escape(bar.label)}, sampled: {_words(bar.sampled)}</title>"
-            f'<line class="span" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<circle class="dot" cx="{x(bar.sampled.mean):.1f}" cy="{y:.1f}" r="3.4"/></g>'
-        )
     if shown is not None:
+        low, high = x(shown.low), x(shown.high)
+        parts.append(
+            f'<line class="span" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
         parts.append(_text(WIDTH, y + 4, f"{100 * shown.mean:.1f}", "figure", "end"))
+    if bar.greedy is not None:
+        words = f"{bar.label}, greedy: {_words(bar.greedy)}"
+        parts.append(_mark("ring", x(bar.greedy.mean), y, 5.0, words))
+    if bar.sampled is not None:
+        words = f"{bar.label}, sampled: {_words(bar.sampled)}"
+        parts.append(_mark("dot", x(bar.sampled.mean), y, 3.4, words))
     return "".join(parts) + "</g>"
+
+
+def _mark(style: str, x: float, y: float, radius: float, words: str) -> str:
+    place = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius}"'
+    return f'<circle class="{style}" {place}><title>{escape(words)}</title></circle>'
 
 
 def line_chart(title: str, lines: Sequence[Line]) -> str:

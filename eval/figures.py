@@ -9,7 +9,7 @@ from eval.charts import Bar, interval_chart
 from eval.stages import BY_NAME, TASK_CALLS, TASK_WORDS, TASKS
 from eval.summary import Result, Summary
 
-_LANES = {"base": "Where it starts", "step": "The recipe", "control": "Controls"}
+_LANES = {"base": "Where it starts", "step": "The recipe", "control": "Controls", "other": ""}
 
 
 def figures(summary: Summary, *, is_demo: bool) -> str:
@@ -19,22 +19,25 @@ def figures(summary: Summary, *, is_demo: bool) -> str:
         return "<section><h2>Figures</h2><p>No stage has been evaluated yet.</p></section>"
     charts = [_task_chart(summary, task) for task in tasks]
     return (
-        '<section id="figures"><h2>What each stage can do</h2>'
+        f'<section id="figures"><h2>{"What each stage can do" if is_demo else "Scores"}</h2>'
         f'<p class="intro">{_SHARE if is_demo else _SCORE} Intervals are 95 %.</p>'
-        f'<div class="charts two">{"".join(charts)}</div>'
-        f"{_LEGEND}{_table(summary, tasks)}</section>"
+        f'<div class="charts two">{"".join(charts)}</div><ul class="legend">{_MARKS}'
+        f"{_COLOURS if is_demo else ''}</ul>{_table(summary, tasks)}</section>"
     )
 
 
 _SHARE = "Share of questions answered rightly, over scenes that no stage was trained on."
 _SCORE = "Mean score per task, in percent: the share of right answers where a score is 0 or 1."
-_LEGEND = (
-    '<ul class="legend"><li><i class="dotted"></i>sampled at temperature 1, with its interval</li>'
-    '<li><i class="ringed"></i>greedy</li><li><i style="background:var(--accent)"></i>full RL</li>'
+_MARKS = (
+    '<li><i class="dotted"></i>sampled at temperature 1, with its interval</li>'
+    '<li><i class="ringed"></i>greedy</li>'
+)
+_COLOURS = (
+    '<li><i style="background:var(--accent)"></i>full RL</li>'
     '<li><i style="background:var(--step)"></i>earlier steps</li>'
     '<li><i style="background:var(--base)"></i>base</li>'
     '<li><i style="background:var(--control)"></i>controls</li>'
-    "<li>dashed: what the tools allow</li></ul>"
+    "<li>dashed: what the tools allow</li>"
 )
 
 
@@ -67,12 +70,12 @@ def _table(summary: Summary, tasks: Sequence[str]) -> str:
     body = _ceiling_row(summary, tasks)
     for lane, title in _LANES.items():
         names = [name for name in summary.stages if _lane(name) == lane]
-        if names:
+        if names and title:
             body += (
                 f'<tr class="group"><th scope="rowgroup" colspan="{len(tasks) + 2}">'
                 f"{title}</th></tr>"
             )
-            body += "".join(_row(summary, name, tasks) for name in names)
+        body += "".join(_row(summary, name, tasks) for name in names)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of all stages">'
         '<table class="stages"><caption>Accuracy in percent: greedy with its interval; below it '
@@ -138,9 +141,10 @@ def stage_label(name: str) -> str:
 
 
 def _lane(name: str) -> str:
-    return BY_NAME[name].lane if name in BY_NAME else "control"
+    return BY_NAME[name].lane if name in BY_NAME else "other"
 
 
 def stage_style(name: str) -> str:
     """Class that colours a stage's marks."""
-    return "final" if name == "full_rl" else _lane(name)
+    lane = _lane(name)
+    return "final" if name == "full_rl" or lane == "other" else lane

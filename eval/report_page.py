@@ -227,13 +227,15 @@ def _gallery(data: PageData) -> str:
         for task in tasks_shown(data.summary)
         if any(f'data-task="{escape(task)}"' in head for head in heads)
     ]
+    outcomes = ["right", "wrong"]
+    outcomes += ["partly"] if any('data-outcome="partly"' in head for head in heads) else []
     return (
         '<section id="episodes"><h2>Episodes</h2><p class="intro">What the model saw, thought, '
         "called and read, and what it was given for its answer.</p>"
         '<form class="filters"><label>Stage <select name="stage"><option value="all">all stages'
         f"</option>{stages}</select></label>"
         + _chips("task", "Task", ("all", *tasks))
-        + _chips("outcome", "Outcome", ("all", "right", "wrong"))
+        + _chips("outcome", "Outcome", ("all", *outcomes))
         + '</form><p class="hint"><span id="count" role="status"></span>. Choose a stage, a task '
         "and an outcome; open an episode with a click or <kbd>Enter</kbd>; <kbd>j</kbd> and "
         "<kbd>k</kbd> go to the next and the one before. The picture of each call is what that "

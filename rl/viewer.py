@@ -333,10 +333,14 @@ def _cell(step: Step) -> Image.Image:
     lines += [(line, _INK) for line in _wrapped(step.thought, 16, SHOWN_PX)]
     lines += [(line, _INK) for line in _wrapped(step.code, 16, SHOWN_PX)]
     lines += [(line, _SOFT) for line in _wrapped(status + ending, 16, SHOWN_PX)]
-    above = step.picture.height + 8 if step.picture is not None else 0
+    picture = None if step.picture is None else step.picture.convert("RGB")
+    if picture is not None:
+        # A depth map brings its scale bar and is wider than its picture.
+        picture.thumbnail((SHOWN_PX, SHOWN_PX), Image.Resampling.LANCZOS)
+    above = picture.height + 8 if picture is not None else 0
     cell = Image.new("RGB", (SHOWN_PX, above + _LINE * len(lines) + 4), _PAPER)
-    if step.picture is not None:
-        cell.paste(step.picture.convert("RGB"), (0, 0))
+    if picture is not None:
+        cell.paste(picture, (0, 0))
     pen = ImageDraw.Draw(cell)
     for number, (line, ink) in enumerate(lines):
         pen.text((0, above + _LINE * number), line, fill=ink, font=ImageFont.load_default(16))
@@ -344,4 +348,6 @@ def _cell(step: Step) -> Image.Image:
 
 
 def _wrapped(text: str, size_px: int, width_px: int) -> list[str]:
+    # The built-in font has no arrows.
+    text = text.replace("→", "->")
     return textwrap.wrap(text[:600], max(10, int(width_px / (size_px * 0.56)))) if text else []
