@@ -242,12 +242,12 @@ def main(words: Sequence[str] | None = None) -> int:
     from toolshed.config import check_home
 
     args = _parser().parse_intermixed_args(words)
-    check_home("toolshed", "sft", "rl", "eval")
     keys = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
     if args.limit is not None:
         overrides.append(f"limit={args.limit}")
     try:
+        check_home("toolshed", "sft", "rl", "eval")
         published = any(benchmark_named(key).repository for key in keys)
         name = args.config or ("paper" if published else "demo")
         config: EvalConfig = load_config(EvalConfig, "eval", name, overrides)

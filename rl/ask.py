@@ -183,6 +183,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m rl.ask``."""
     from rl.episode import episode_of
     from rl.viewer import Album, episode_png, episode_text
+    from toolshed.config import check_home
 
     args = _parser().parse_args(words)
     asking = Asking(
@@ -195,6 +196,7 @@ def main(words: Sequence[str] | None = None) -> int:
         seed=args.seed,
     )
     try:
+        check_home("toolshed", "sft", "rl")
         trajectory = ask(asking)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
