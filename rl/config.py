@@ -68,4 +68,6 @@ class RLConfig:
     """Steps between dumps of all trajectories; 0 for none."""
     device: str = "cpu"
     dtype: str = "float32"
+    threads: int = 1
+    """CPU threads; on small models a second one costs more than it brings."""
     tensorboard: bool = True

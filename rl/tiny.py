@@ -168,9 +168,12 @@ def make_base(config: TinyConfig) -> Path:
 
 class _Schooling:
     def __init__(self, config: TinyConfig, run: RunDir) -> None:
+        import torch
+
         self.config, self.run_dir = config, run
         run.save_config(to_yaml(config))
         run.rewind(-1)
+        torch.set_num_threads(1)
         self.specs = tool_sets(config)
         self.random = run.path / "random"
         make_random(self.random, self.specs, config.seed)

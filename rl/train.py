@@ -29,7 +29,7 @@ from rl.seeds import seed_of
 from rl.types import Question, SamplingParams, Trajectory
 from sft.config import help_text, load_config, to_yaml
 from sft.learner import Learner
-from sft.model import check_schema, load_model, resolve_checkpoint, save_checkpoint, write_schema
+from sft.model import check_schema, load_model, resolve_checkpoint, save_checkpoint, schema_record
 from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.config import check_home, load_tools
@@ -84,6 +84,7 @@ class _Training:
             QuestionStream(questions, seed_of(config.seed, "data", i))
             for i, questions in enumerate(self.questions)
         ]
+        torch.set_num_threads(config.threads)
         model = load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device)
         self.learner = Learner(
             model,
@@ -253,8 +254,8 @@ class _Training:
     def _finish(self) -> Path:
         self._save()
         final = self.run_dir.path / "final"
-        save_checkpoint(self.learner.model, self.folder, final)
-        write_schema(final, self.tools.schema_hash, self.tools.schema_text)
+        schema = schema_record(self.tools.schema_hash, self.tools.schema_text)
+        save_checkpoint(self.learner.model, self.folder, final, schema=schema)
         return final
 
 

@@ -114,7 +114,7 @@ def _sentence_pieces() -> list[str]:
         wording.think(wording.compared_thought(a, u, False)),
         wording.think(wording.LOOK_AGAIN),
     ]
-    cut = []
+    cut: list[str] = []
     for sentence in sentences:
         for slot in (b, u, v):
             sentence = sentence.replace(slot, a)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from toolshed.errors import ConfigError
 
 Freeze = Literal["none", "vision"]
 SCHEMA_FILE = "tool_schema.json"
+_NOT_COPIED = (SCHEMA_FILE, "model.safetensors.index.json")
 _CHUNK = 4096
 
 
@@ -34,10 +36,21 @@ def load_model(
     return model.to(device)
 
 
-def save_checkpoint(model: Any, source: str | Path, folder: str | Path) -> None:
-    """Write ``model`` as a Hugging Face folder with the tokenizer and processor of ``source``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def save_checkpoint(
+    model: Any,
+    source: str | Path,
+    folder: str | Path,
+    *,
+    schema: dict[str, str] | None = None,
+) -> None:
+    """Write ``model`` as a Hugging Face folder with the tokenizer and processor of ``source``.
+
+    ``schema`` records the tools that it was trained with. The folder appears whole or not at all.
+    """
+    target = Path(folder)
+    folder = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for path in Path(source).iterdir():
         if (
             path.is_file()
@@ -46,6 +59,10 @@ def save_checkpoint(model: Any, source: str | Path, folder: str | Path) -> None:
         ):
             shutil.copyfile(path, folder / path.name)
     model.save_pretrained(folder)
+    if schema is not None:
+        (folder / SCHEMA_FILE).write_text(json.dumps(schema, indent=1))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(folder, target)
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
@@ -65,9 +82,9 @@ def read_schema_hash(folder: str | Path) -> str:
     return str(json.loads(path.read_text())["hash"]) if path.exists() else "unknown"
 
 
-def write_schema(folder: str | Path, schema_hash: str, schema_text: str) -> None:
-    record = {"hash": schema_hash, "schema": schema_text}
-    (Path(folder) / SCHEMA_FILE).write_text(json.dumps(record, indent=1))
+def schema_record(schema_hash: str, schema_text: str) -> dict[str, str]:
+    """What a checkpoint keeps of the tools that it was trained with."""
+    return {"hash": schema_hash, "schema": schema_text}
 
 
 def check_schema(folder: str | Path, current: str, policy: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ from sft.model import (
     load_model,
     resolve_checkpoint,
     save_checkpoint,
-    write_schema,
+    schema_record,
 )
 from sft.render import Renderer
-from sft.run_dir import RunDir
+from sft.run_dir import RunDir, write_atomic
 from toolshed.config import check_home
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
@@ -78,6 +79,8 @@ class SFTConfig:
     save_every: int = 100
     device: str = "cpu"
     dtype: str = "float32"
+    threads: int = 1
+    """CPU threads; on small models a second one costs more than it brings."""
     tensorboard: bool = True
 
 
@@ -104,6 +107,7 @@ class _Training:
             print(f"warning: {warning}", file=sys.stderr)
         run.save_config(to_yaml(config))
         self.names, self.transcripts = _load_sources(config.sources)
+        torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.learner = Learner(
             load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device),
@@ -173,6 +177,14 @@ class _Training:
         losses = [float(str(line["loss"])) for line in lines[-gate.last :]]
         return sum(losses) / len(losses) if losses else None
 
+    def _report_gate(self) -> None:
+        loss, gate = self.gate_loss(), self.config.gate
+        if gate.source and loss is not None:
+            reached = loss <= gate.loss
+            first = reached and not self.learner.schedule_begin
+            record = {"reached_first": first, "reached": reached, "loss": loss, "bar": gate.loss}
+            write_atomic(self.run_dir.path / "gate.json", json.dumps(record))
+
     def _resume(self) -> None:
         found = self.run_dir.latest_checkpoint()
         if found is None:
@@ -189,9 +201,10 @@ class _Training:
 
     def _finish(self) -> Path:
         self._save()
+        self._report_gate()
         final = self.run_dir.path / "final"
-        save_checkpoint(self.learner.model, self.folder, final)
-        write_schema(final, self.tools.schema_hash, self.tools.schema_text)
+        schema = schema_record(self.tools.schema_hash, self.tools.schema_text)
+        save_checkpoint(self.learner.model, self.folder, final, schema=schema)
         return final
 
 

@@ -24,7 +24,9 @@ def picture(seed: int) -> ToolImage:
 def samples(renderer: Renderer) -> list[TrainingSample]:
     """Conversations of different lengths, with 0 to 2 pictures."""
     made = []
-    for index, words in enumerate(["a", "a longer question with more words", "b c", "d " * 30, "e"]):
+    for index, words in enumerate(
+        ["a", "a longer question with more words", "b c", "d " * 30, "e"]
+    ):
         images = tuple(picture(10 * index + i) for i in range(index % 3))
         marks = "<image>" * len(images)
         turns = [
@@ -149,7 +151,9 @@ def test_a_frozen_tower_sees_each_picture_once_and_gets_no_gradient(tiny: Path) 
     )
     taught.forward_backward(samples(taught.renderer))
     assert all(p.grad is None for p in taught.model.model.visual.parameters())
-    assert len(taught._features) == len({i.sha256 for s in samples(taught.renderer) for i in s.images})
+    assert len(taught._features) == len(
+        {i.sha256 for s in samples(taught.renderer) for i in s.images}
+    )
 
 
 def test_rates_warm_up_stay_and_fall() -> None:

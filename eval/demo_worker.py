@@ -1,0 +1,46 @@
+"""A worker process of the demo: takes the names of works, does them, reports their seconds.
+
+Imports are paid once for all its works. A work that fails takes the worker down: its traceback is
+in the work's log, and the driver sees the closed pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+
+def serve_works(pipe: Connection, out: Path, seed: int, smoke: bool, sends_plans: bool) -> None:
+    """Until the driver's end of the pipe closes."""
+    # An interrupt is the driver's affair; it ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from eval.demo_stages import DemoSettings, plans, works
+
+    every = works(DemoSettings(out=out, seed=seed, smoke=smoke))
+    if sends_plans:
+        pipe.send(plans(every))
+    by_name = {work.name: work for work in every}
+    while True:
+        try:
+            name = pipe.recv()
+        except EOFError:
+            return
+        log = out / "logs" / f"{name}.log"
+        _write_to(log)
+        begun = time.monotonic()
+        by_name[name].run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pipe.send(time.monotonic() - begun)
+
+
+def _write_to(log: Path) -> None:
+    """Standard output and error of this process go to a file from now on."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
