@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,7 +82,7 @@ async def evaluate(
     schema_hash = player.shed.schema_hash if player.shed is not None else "none"
     kept = _with_kept_pictures(questions, asked.keep_pictures)
     with RowLog(asked.out) as log:
-        _check_same_run(log, asked, schema_hash)
+        _check_same_run(log, asked, schema_hash, {_benchmark(q, asked) for q in questions})
         jobs, keys = _missing(questions, log, asked, asking)
         num_failed = 0
         rollouts = run_rollouts(jobs, player, width=asking.width)
@@ -171,14 +171,17 @@ def _benchmark(question: Question, asked: Asked) -> str:
     return asked.benchmark or question.source
 
 
-def _check_same_run(log: RowLog, asked: Asked, schema_hash: str) -> None:
-    for row in log.rows[:1]:
+def _check_same_run(
+    log: RowLog, asked: Asked, schema_hash: str, benchmarks: Container[str]
+) -> None:
+    """One policy a file, and one set of tools a benchmark."""
+    for row in log.rows:
         if row.policy != asked.policy:
             raise ConfigError(
                 f"{log.path} holds the answers of {row.policy}, this is {asked.policy}; "
                 "give another out= or move the file away"
             )
-        if row.schema_hash != schema_hash:
+        if row.benchmark in benchmarks and row.schema_hash != schema_hash:
             raise ConfigError(
                 f"{log.path} was made with tool schema {row.schema_hash[:12]}, this run offers "
                 f"{schema_hash[:12]}; give another out= or use the same tools"
