@@ -231,15 +231,18 @@ class _Schooling:
         )
         kinds = list(phase.mixture)
         shares = np.array([phase.mixture[kind] for kind in kinds])
+        rate = 1.0
         for step in range(phase.steps):
             begun = time.monotonic()
             kind = kinds[int(self.rng.choice(len(kinds), p=shares / shares.sum()))]
             samples = self.exercises.batch(kind, phase.batch_sizes[kind])
             figures = learner.forward_backward(samples) | learner.optim_step()
-            if probe and step >= self.config.direct_min_steps and step % 2 == 0:
-                figures["call_rate"] = self._call_rate()
+            # Far from the goal the rate changes slowly; near it two steps decide.
+            due = step >= self.config.direct_min_steps and step % (2 if rate < 0.3 else 4) == 0
+            if probe and due:
+                rate = figures["call_rate"] = self._call_rate()
             self._log(figures, kind, begun)
-            if figures.get("call_rate", 1.0) <= self.config.direct_call_rate:
+            if rate <= self.config.direct_call_rate:
                 break
 
     def _call_rate(self) -> float:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 16
+TILE = 32
 _LENGTH_STEP = 64
 """Attention reads the cache up to a multiple of this many positions."""
 
@@ -108,9 +108,11 @@ class Decoder:
             keys, values = self.keys[i][rows], self.values[i][rows]
             keys[index, :, lengths] = k
             values[index, :, lengths] = v
-            q = q.view(TILE, self.num_kv, group, self.head_dim) * self.head_dim**-0.5
-            scores = q @ keys[:, :, :end].transpose(-1, -2) + bias
-            attended = torch.softmax(scores, dim=-1) @ values[:, :, :end]
+            # Heads that share keys stand as queries of one head: no key is copied.
+            q = q.view(TILE, self.num_kv, group, self.head_dim)
+            attended = F.scaled_dot_product_attention(
+                q, keys[:, :, :end], values[:, :, :end], attn_mask=bias
+            )
             x = self._finish(layer, x, attended.reshape(TILE, -1))
         return self._logits(x)
 

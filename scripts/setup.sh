@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Make .venv at the root: idempotent, says what it does. Prints nothing where nothing is to be done.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+  cat <<'TEXT'
+usage: bash scripts/setup.sh [--force]
+
+Makes .venv with everything that demo.sh and test.sh need: torch (about 200 MB where the machine offers
+a CPU wheel, about 3 GB of CUDA wheels otherwise), transformers, ray, mujoco and smaller ones, together
+about 2.2 GB on disk. Does nothing if .venv is up to date.
+
+  --force   make it again
+TEXT
+}
+
+force=no
+for word in "$@"; do
+  case "$word" in
+    --force) force=yes ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "setup.sh: unknown word '$word'" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+constraints=install_tools/main/constraints.txt
+stamp=.venv/.spacetools-stamp
+want=$(cat pyproject.toml "$constraints" scripts/setup.sh | sha256sum | cut -d' ' -f1)
+if [ "$force" = no ] && [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
+  exit 0
+fi
+
+find_python() {
+  for name in python3.11 python3.12 python3.13 python3; do
+    if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+  echo "setup.sh: no Python >= 3.11 found; install python3.11 and its venv module" >&2
+  exit 1
+}
+
+# uv reads neither pip's configuration nor its environment; without this it would ignore a CPU wheel
+# that the machine offers and fetch 3 GB of CUDA.
+share_pip_settings() {
+  local pip=$1 value
+  setting() { "$pip" config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(.*\)'$/\1/p" | head -n 1; }
+  value=${PIP_FIND_LINKS:-$(setting find-links)}
+  [ -z "$value" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-${value// /,}}
+  value=${PIP_INDEX_URL:-$(setting index-url)}
+  [ -z "$value" ] || export UV_INDEX_URL=${UV_INDEX_URL:-$value}
+  value=${PIP_EXTRA_INDEX_URL:-$(setting extra-index-url)}
+  [ -z "$value" ] || export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$value}
+  value=${PIP_CERT:-$(setting cert)}
+  [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$value}
+}
+
+python=$(find_python)
+echo "setup: making .venv with $("$python" --version) (about 2.2 GB on disk; torch is the largest download)"
+if [ ! -x .venv/bin/python ] || [ "$force" = yes ]; then
+  rm -rf .venv
+  if ! "$python" -m venv .venv; then
+    rm -rf .venv
+    echo "setup.sh: '$python -m venv' failed; on Debian: apt-get install python3-venv" >&2
+    exit 1
+  fi
+fi
+share_pip_settings .venv/bin/pip
+
+if uv=$(command -v uv) || { .venv/bin/pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; }; then
+  install() { "$uv" pip install --quiet --python .venv/bin/python "$@"; }
+else
+  echo "setup: uv cannot be had, pip does it (slower)"
+  install() { .venv/bin/python -m pip install --quiet "$@"; }
+fi
+
+echo "setup: torch, asked for first and alone, so that the machine's own wheel is taken"
+install 'torch>=2.13,<2.14' || { echo "setup.sh: torch 2.13 could not be installed; is the network up?" >&2; exit 1; }
+echo "setup: the rest"
+install -c "$constraints" -e '.[all,train,dev]' || { echo "setup.sh: packages could not be installed; is the network up?" >&2; exit 1; }
+echo "$want" >"$stamp"
+echo "setup: done"

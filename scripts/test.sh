@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Format, lint, types and tests; the same here and in CI.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+usage() {
+  echo "usage: bash scripts/test.sh [--all] [pytest words ...]"
+  echo
+  echo "  without --all   everything but the mark 'slow', within 10 minutes on 2 cores"
+  echo "  --all           adds chaos, kill-and-resume and other slow tests"
+}
+marks='not slow'
+words=()
+for word in "$@"; do
+  case "$word" in
+    --all) marks='' ;;
+    -h | --help) usage; exit 0 ;;
+    *) words+=("$word") ;;
+  esac
+done
+bash scripts/setup.sh
+export PYTHONPATH="$PWD" OMP_NUM_THREADS=1
+bin=.venv/bin
+echo "test: format"; $bin/ruff format --check --quiet .
+echo "test: lint"; $bin/ruff check --quiet .
+echo "test: types"; $bin/mypy
+echo "test: tests"; exec $bin/python -m pytest -m "$marks" "${words[@]}"

@@ -1,0 +1,128 @@
+"""Configs: what words do, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from sft.config import help_text, load_config, to_yaml
+from toolshed.errors import ConfigError
+
+
+@dataclass
+class Part:
+    path: str = ""
+    weight: float = 1.0
+
+
+@dataclass
+class Phase:
+    steps: int = 0
+    mixture: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Whole:
+    out: str = ""
+    steps: int = 3
+    names: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    naming: Phase = field(default_factory=Phase)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "whole.yaml"
+    file.write_text(
+        "defaults: [schema, _self_]\nout: x\n"
+        "naming: {steps: 4, mixture: {naming: 0.4, order: 0.6}}\n"
+    )
+    return file
+
+
+def load(path: Path, *words: str) -> Whole:
+    loaded: Whole = load_config(Whole, "sft", str(path), words)
+    return loaded
+
+
+def test_words_beat_the_file_which_beats_the_dataclass(path: Path) -> None:
+    assert load(path) == Whole(out="x", naming=Phase(steps=4, mixture={"naming": 0.4, "order": 0.6}))
+    config = load(path, "steps=7", "out=y", "names=[a,b]", "parts=[{path: p}]", "naming.steps=1")
+    assert (config.steps, config.out, config.names) == (7, "y", ["a", "b"])
+    assert config.parts == [Part(path="p")] and config.naming.steps == 1
+
+
+def test_a_word_for_a_mapping_replaces_it_and_one_for_an_entry_sets_it(path: Path) -> None:
+    assert load(path, "naming.mixture={naming: 0.4}").naming.mixture == {"naming": 0.4}
+    assert load(path, "naming.mixture={fresh: 1}").naming.mixture == {"fresh": 1.0}
+    entry = load(path, "naming.mixture.fresh=1", "naming.mixture.order=0.5").naming.mixture
+    assert entry == {"naming": 0.4, "order": 0.5, "fresh": 1.0}
+
+
+def test_the_resolved_config_is_a_config_again(path: Path) -> None:
+    config = load(path, "naming.mixture={a: 1.5}", "parts=[{path: p}]")
+    again = path.with_name("again.yaml")
+    again.write_text("defaults: [schema, _self_]\n" + to_yaml(config))
+    assert load(again) == config
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("step=3", "unknown config key 'step' in whole.yaml or the command; did you mean steps"),
+        ("naming.mixtur=3", "'naming.mixtur' .* did you mean naming.mixture"),
+        ("name.steps=3", "did you mean naming.steps"),
+        ("parts=[{path: a, weigth: 2}]", "'weigth' .* did you mean parts\\[\\].weight"),
+        ("xyzzy=1", "unknown config key 'xyzzy' .* --help lists every key"),
+        ("steps=many", "whole.yaml: steps: .*'many'"),
+        ("naming.mixture={naming: much}", "'much'"),
+        ("naming.mixture=3", "naming.mixture"),
+        ("nothing", "'nothing' is no key=value word"),
+        ("+fresh=1", "is no key=value word"),
+        ("~steps=1", "is no key=value word"),
+        ("out=a=b", "'out=a=b' cannot be read; .* quotes"),
+    ],
+)
+def test_a_wrong_word_is_named_with_the_remedy(path: Path, word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(path, word)
+
+
+def test_a_wrong_key_in_the_file_is_named_as_well(path: Path) -> None:
+    path.write_text("defaults: [schema, _self_]\noutt: x\n")
+    with pytest.raises(ConfigError, match="'outt' in whole.yaml .* did you mean out"):
+        load(path)
+    path.write_text("defaults: [schema, _self_]\nout: [x\n")
+    with pytest.raises(ConfigError, match="whole.yaml"):
+        load(path)
+
+
+def test_an_unknown_config_names_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config 'dem' in configs/sft .* did you mean demo"):
+        load_config(Whole, "sft", "dem", [])
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(Whole, "sft", str(tmp_path / "none.yaml"), [])
+
+
+def test_help_lists_every_key() -> None:
+    assert help_text(Whole).split() == [
+        "out=", "steps=3", "names=[]", "parts=[]", "naming.steps=0", "naming.mixture={}"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["sft.train", "rl.train", "rl.collect", "eval.run"])
+def test_asking_for_help_does_not_load_torch(module: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'transformers', 'ray', 'mujoco'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "=" in done.stdout

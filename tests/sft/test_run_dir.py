@@ -1,0 +1,116 @@
+"""A run's folder: one writer, whole files, nothing beyond the last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sft.run_dir import RunDir, write_atomic
+from toolshed.errors import ConfigError
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunDir]:
+    opened = RunDir(tmp_path / "run")
+    yield opened
+    opened.close()
+
+
+
+def test_a_line_torn_by_a_kill_is_dropped(run: RunDir) -> None:
+    run.log(1, {"loss": 0.5})
+    run.log(2, {"loss": 0.25})
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 3, "lo')
+    assert [line["step"] for line in run.metrics()] == [1, 2]
+    run.rewind(2)
+    run.log(3, {"loss": 0.1})
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_rewinding_forgets_later_steps_and_nothing_else(run: RunDir) -> None:
+    for step in range(1, 6):
+        run.log(step, {"loss": 1 / 3 * step, "source": "drills"})
+    before = run.metrics_file.read_text().splitlines()
+    run.rewind(3)
+    assert run.metrics_file.read_text().splitlines() == before[:3]
+    run.rewind(0)
+    assert run.metrics() == []
+
+
+def test_rewinding_an_empty_folder_is_fine(run: RunDir) -> None:
+    run.rewind(0)
+    assert run.metrics() == [] and run.latest_checkpoint() is None
+
+
+def test_a_second_process_is_refused_until_the_first_has_ended(run: RunDir) -> None:
+    with pytest.raises(ConfigError, match="in use by another process"):
+        RunDir(run.path)
+    code = f"from sft.run_dir import RunDir; RunDir({str(run.path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and "in use by another process" in done.stderr
+    run.close()
+    RunDir(run.path).close()
+
+
+def test_a_folder_with_another_config_is_refused(run: RunDir) -> None:
+    run.save_config("steps: 1\n")
+    run.save_config("steps: 1\n")
+    with pytest.raises(ConfigError, match=r"choose another out="):
+        run.save_config("steps: 2\n")
+    assert (run.path / "config.yaml").read_text() == "steps: 1\n"
+
+
+def test_a_checkpoint_that_was_not_finished_does_not_count(run: RunDir) -> None:
+    run.save_checkpoint(2, lambda folder: _write(folder, "two"))
+
+    def killed(folder: Path) -> None:
+        _write(folder, "half")
+        raise KeyboardInterrupt
+
+    for step in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            run.save_checkpoint(step, killed)
+    found = run.latest_checkpoint()
+    assert found is not None and found[0] == 2
+    assert (found[1] / "state").read_text() == "two"
+    run.save_checkpoint(4, lambda folder: _write(folder, "four"))
+    found = run.latest_checkpoint()
+    assert found is not None and (found[1] / "state").read_text() == "four"
+
+
+def test_the_last_two_checkpoints_are_kept(run: RunDir) -> None:
+    for step in (2, 4, 6, 8):
+        run.save_checkpoint(step, lambda folder: _write(folder, "x"))
+    kept = sorted(path.name for path in (run.path / "checkpoints").iterdir())
+    assert kept == ["step_000006", "step_000008"]
+
+
+def test_a_step_may_be_saved_again(run: RunDir) -> None:
+    run.save_checkpoint(2, lambda folder: _write(folder, "old"))
+    path = run.save_checkpoint(2, lambda folder: _write(folder, "new"))
+    assert (path / "state").read_text() == "new"
+
+
+def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_atomic(path, json.dumps([1]))
+    write_atomic(path, json.dumps([2]))
+    assert json.loads(path.read_text()) == [2]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run", tensorboard=True)
+    run.log(1, {"loss": 0.5, "source": "drills", "done": True})
+    run.close()
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def _write(folder: Path, text: str) -> None:
+    (folder / "state").write_text(text)
