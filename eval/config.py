@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sft.train import ToolsConfig
+from sft.config import ToolsConfig
 
 
 @dataclass

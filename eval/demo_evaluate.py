@@ -17,7 +17,7 @@ from rl.rewards import DEMO_RULE
 from rl.rollout import Limits, Player
 from rl.teacher import teach
 from rl.types import Question
-from sft.model import resolve_checkpoint
+from sft.checkpoint import resolve_checkpoint
 from toolshed.config import load_tools
 from toolshed.images import load_image
 from toolshed.shed import Toolshed

@@ -23,7 +23,7 @@ from toolshed.images import ImageSource
 from toolshed.types import Message
 
 if TYPE_CHECKING:
-    from sft.train import ToolsConfig
+    from sft.config import ToolsConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +118,7 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     from rl.player import check_tools, load_player
     from rl.rewards import DEMO_RULE, score
     from rl.rollout import Job, Limits, run_episode
-    from sft.config import load_config
-    from sft.train import ToolsConfig
+    from sft.config import ToolsConfig, load_config
     from toolshed.shed import Toolshed
     from toolshed.toolset import ToolSet
 
@@ -152,7 +151,7 @@ def trained_tools(checkpoint: Path) -> ToolsConfig | None:
     """The tools of the config that lies in a run's folder or above its ``final``; None if none."""
     import yaml
 
-    from sft.train import ToolsConfig
+    from sft.config import ToolsConfig
 
     for path in (checkpoint / "config.yaml", checkpoint.parent / "config.yaml"):
         if path.is_file():

@@ -25,9 +25,8 @@ from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
 from rl.teacher import teach
 from rl.types import Question, SamplingParams, Trajectory
-from sft.config import help_text, load_config
+from sft.config import ToolsConfig, help_text, load_config
 from sft.run_dir import write_atomic
-from sft.train import ToolsConfig
 from toolshed.config import check_home, load_tools
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.shed import Toolshed

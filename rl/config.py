@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rl.rewards import RewardRule
-from sft.learner import OptimConfig
-from sft.train import ToolsConfig
+from sft.config import OptimConfig, ToolsConfig
 
 
 @dataclass

@@ -38,10 +38,9 @@ class GroupCounts:
 def group_advantages(rewards_G: Sequence[float]) -> npt.NDArray[np.float64] | None:
     """(reward - mean) / standard deviation, shape (G,); None for a group without spread."""
     rewards = np.asarray(rewards_G, dtype=np.float64)
-    spread = rewards.std()
-    if len(rewards) < 2 or spread < DEAD_SPREAD:
+    if len(rewards) < 2 or rewards.std() < DEAD_SPREAD:
         return None
-    advantages: npt.NDArray[np.float64] = (rewards - rewards.mean()) / spread
+    advantages: npt.NDArray[np.float64] = (rewards - rewards.mean()) / rewards.std()
     return advantages
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from rl.rollout import Limits, Player
-from sft.model import check_schema, load_model, resolve_checkpoint
+from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.render import Renderer
 from toolshed.shed import Toolshed
 from toolshed.toolset import ToolSet
@@ -36,6 +36,7 @@ def load_player(
     import torch
 
     from rl.policy.transformers import TransformersPolicy
+    from sft.model import load_model
 
     renderer = Renderer.load(folder)
     model = load_model(folder, dtype=getattr(torch, dtype), device=device)

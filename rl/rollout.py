@@ -71,6 +71,8 @@ async def run_rollouts(
     finally:
         for pending in tasks:
             pending.cancel()
+        # Waited for, so that nothing of an abandoned batch still runs, or is reported, later.
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run_episode(job: Job, player: Player) -> Trajectory:

@@ -24,8 +24,8 @@ from rl.exercises import GRID, Exercises, Picture, make_pictures, recoloured
 from rl.policy.transformers import TransformersPolicy
 from rl.probe import call_rate
 from rl.vocabulary import NUMBERS, OBJECTS, build_tokenizer, save_processor
-from sft.config import help_text, load_config, to_yaml
-from sft.learner import Learner, OptimConfig
+from sft.config import OptimConfig, help_text, load_config, to_yaml
+from sft.learner import Learner
 from sft.model import Freeze, load_model, save_checkpoint
 from sft.render import Renderer
 from sft.run_dir import RunDir

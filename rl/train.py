@@ -15,21 +15,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rl.config import RLConfig
 from rl.data import QuestionStream, StreamState, load_questions
 from rl.dump import TrajectoryLog
-from rl.grpo import GroupCounts, GrpoLoss, to_samples
-from rl.policy.transformers import TransformersPolicy
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
 from rl.types import Question, SamplingParams, Trajectory
+from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
 from sft.config import help_text, load_config, to_yaml
-from sft.learner import Learner
-from sft.model import check_schema, load_model, resolve_checkpoint, save_checkpoint, schema_record
 from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.config import check_home, load_tools
@@ -37,6 +35,10 @@ from toolshed.errors import ConfigError, ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.toolset import ToolSet
 from toolshed.types import Json
+
+if TYPE_CHECKING:
+    from rl.grpo import GroupCounts
+    from rl.policy.transformers import TransformersPolicy
 
 
 def train(config: RLConfig, shed: Toolshed | None = None) -> Path:
@@ -70,6 +72,10 @@ class _Training:
     def __init__(self, config: RLConfig, run: RunDir) -> None:
         import torch
 
+        from rl.grpo import GrpoLoss
+        from sft.learner import Learner
+        from sft.model import load_model
+
         self.config, self.run_dir = config, run
         self.tools = ToolSet.named(config.tools.config, config.tools.show or None)
         self.folder = resolve_checkpoint(config.model)
@@ -102,6 +108,8 @@ class _Training:
     async def run(self, shed: Toolshed | None) -> Path:
         from tqdm import tqdm
 
+        from rl.policy.transformers import TransformersPolicy
+
         self._resume()
         policy = TransformersPolicy(
             self.learner.model,
@@ -124,6 +132,8 @@ class _Training:
 
     async def _step(self, step: int, player: Player, policy: TransformersPolicy) -> dict[str, Json]:
         """One optimiser step on fresh rollouts; returns the figures that were logged."""
+        from rl.grpo import to_samples
+
         begun = time.monotonic()
         groups = await self._roll_out(self._draw(step), step, player)
         rolled = time.monotonic()
@@ -252,6 +262,8 @@ class _Training:
         self.run_dir.save_checkpoint(self.learner.step, write)
 
     def _finish(self) -> Path:
+        from sft.model import save_checkpoint
+
         self._save()
         final = self.run_dir.path / "final"
         schema = schema_record(self.tools.schema_hash, self.tools.schema_text)

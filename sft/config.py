@@ -1,12 +1,15 @@
-"""Hydra configuration of the rooms: dataclass < YAML under ``configs/`` < key=value words."""
+"""Hydra configuration of the rooms: dataclass < YAML under ``configs/`` < key=value words.
+
+Also the parts that several rooms' configs share; nothing here loads torch.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import TypeVar, get_args, get_origin, get_type_hints
 
 from toolshed.errors import ConfigError
 
@@ -14,10 +17,43 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 T = TypeVar("T")
 
 
+@dataclass
+class ToolsConfig:
+    """Which tools the system turn announces."""
+
+    config: str = "none"
+    """Word or path of a tool YAML; ``none`` announces no tools."""
+    show: list[str] = field(default_factory=list)
+    """Functions to announce, in the file's order; empty for all of the file."""
+
+
+@dataclass
+class OptimConfig:
+    """How weights move."""
+
+    lr: float = 1e-5
+    """Peak rate of AdamW."""
+    muon_lr: float = 0.0
+    """Peak rate of Muon on the 2-D weights inside the layers; 0 leaves them to AdamW."""
+    muon_vision: bool = True
+    """Whether Muon also takes the 2-D weights of the vision tower, if that is trained."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    warmup_steps: int = 0
+    schedule: str = "constant"
+    """``constant``, or ``cosine`` or ``linear`` down to ``floor`` after the flat part."""
+    flat: float = 0.0
+    """Share of the steps that keep the peak rate before the decay."""
+    floor: float = 0.05
+    """Last rate as a share of the peak."""
+
+
 def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> T:
     """Compose ``configs/ROOM/NAME.yaml`` over the dataclass and apply ``key=value`` words.
 
-    ``name`` may also be a path to a YAML file. Raises ConfigError naming the nearest known key.
+    ``name`` may also be a path to a YAML file. A word for a mapping replaces it whole; a word for
+    one of its entries sets that entry. Raises ConfigError naming the nearest known key.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -25,19 +61,25 @@ def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> 
     from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     path = _find(room, name)
-    bad = [word for word in words if "=" not in word]
-    if bad:
-        raise ConfigError(f"{bad[0]!r} is no key=value word; see --help")
+    mappings = [key for key, _ in _known(schema, "", mappings=True)]
+    overrides = [_override(word, mappings) for word in words]
     ConfigStore.instance().store(name="schema", node=schema)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
-            config = compose(path.stem, overrides=list(words))
-            result: T = OmegaConf.to_object(config)  # type: ignore[assignment]
+            config = compose(path.stem, overrides=[word for word in overrides if word])
+        for word in words:
+            key, _, value = word.partition("=")
+            if key in mappings:
+                OmegaConf.update(config, key, _mapping(key, value), merge=False)
+        result: T = OmegaConf.to_object(config)  # type: ignore[assignment]
     except (ConfigCompositionException, OmegaConfBaseException, HydraException) as error:
         raise ConfigError(_explain(error, schema, path)) from error
+    except YAMLError as error:
+        raise ConfigError(f"config {path} is no YAML: {' '.join(str(error).split())}") from error
     return result
 
 
@@ -56,7 +98,7 @@ def help_text(schema: type[object]) -> str:
 def _find(room: str, name: str) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if not path.exists():
+        if not path.is_file():
             raise ConfigError(f"config {name} does not exist")
         return path
     path = CONFIGS / room / f"{name}.yaml"
@@ -70,28 +112,82 @@ def _find(room: str, name: str) -> Path:
     return path
 
 
-def _known(schema: type[object], prefix: str) -> list[tuple[str, object]]:
+def _override(word: str, mappings: Sequence[str]) -> str:
+    """The word as Hydra is to read it; empty for a whole mapping, which Hydra would merge."""
+    key, equals, _ = word.partition("=")
+    if not equals or not key or key[0] in "+~":
+        raise ConfigError(f"{word!r} is no key=value word; see --help")
+    if key in mappings:
+        return ""
+    inside = any(key.startswith(f"{mapping}.") for mapping in mappings)
+    return f"++{word}" if inside else word
+
+
+def _mapping(key: str, text: str) -> dict[str, object]:
+    import yaml
+
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{key} holds a mapping: write {key}={{name: value, ...}}, not {text!r}")
+    return content
+
+
+def _known(
+    schema: type[object], prefix: str, *, mappings: bool = False
+) -> list[tuple[str, object]]:
+    """Keys with their defaults, or only those that hold a mapping with free keys."""
     found: list[tuple[str, object]] = []
     hints = get_type_hints(schema)
     defaults = schema()
     for item in fields(schema):  # type: ignore[arg-type]
         kind = hints[item.name]
         if isinstance(kind, type) and is_dataclass(kind):
-            found += _known(kind, f"{prefix}{item.name}.")
-        else:
+            found += _known(kind, f"{prefix}{item.name}.", mappings=mappings)
+        elif not mappings or get_origin(kind) is dict:
             found.append((prefix + item.name, getattr(defaults, item.name)))
     return found
 
 
-def _explain(error: BaseException, schema: type[object], path: Path) -> str:
-    text = " ".join(str(error.__cause__ or error).split())
-    for word in text.replace("'", " ").replace(".", " ").split():
-        known = [key for key, _ in _known(schema, "")]
-        leaves = {key.rpartition(".")[2] for key in known}
-        near = difflib.get_close_matches(word, [*known, *leaves], 1, cutoff=0.75)
-        if near and word not in leaves and "not in" in text:
-            full = next((key for key in known if key.rpartition(".")[2] == near[0]), near[0])
-            return (
-                f"unknown config key {word!r} in {path.name} or the command; did you mean {full}?"
-            )
-    return f"config {path.name}: {text[:300]}"
+def _item_keys(schema: type[object], prefix: str = "") -> list[str]:
+    """Keys of the parts of which a config holds lists, for example ``sources[].path``."""
+    found: list[str] = []
+    for name, kind in get_type_hints(schema).items():
+        part = get_args(kind)[0] if get_origin(kind) is list else None
+        if isinstance(part, type) and is_dataclass(part):
+            found += [key for key, _ in _known(part, f"{prefix}{name}[].")]
+        elif isinstance(kind, type) and is_dataclass(kind):
+            found += _item_keys(kind, f"{prefix}{name}.")
+    return found
+
+
+def _explain(error: Exception, schema: type[object], path: Path) -> str:
+    from hydra.errors import OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    cause: BaseException = error
+    while not isinstance(cause, OmegaConfBaseException | OverrideParseException):
+        inner = cause.__cause__ or cause.__context__
+        if inner is None:
+            break
+        cause = inner
+    if isinstance(cause, OverrideParseException):
+        return (
+            f"{cause.override!r} cannot be read; a value with blanks, commas, brackets or = needs "
+            "quotes of its own, for example 'out=\"a b\"'"
+        )
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(str(cause.full_key or cause.key), schema, path)
+    text = " ".join(str(cause.msg if isinstance(cause, OmegaConfBaseException) else cause).split())
+    place = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
+    return f"config {path.name}: {f'{place}: ' if place else ''}{text[:300]}"
+
+
+def _unknown_key(key: str, schema: type[object], path: Path) -> str:
+    known = [name for name, _ in _known(schema, "")] + _item_keys(schema)
+    known += sorted({name.rpartition(".")[0] for name in known} - {""})
+    leaf = key.rpartition(".")[2]
+    by_leaf = {name.rpartition(".")[2]: name for name in reversed(known)}
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
+    near = near or [by_leaf[n] for n in difflib.get_close_matches(leaf, by_leaf, 1, cutoff=0.6)]
+    hint = f"did you mean {near[0]}?" if near else "--help lists every key"
+    return f"unknown config key {key!r} in {path.name} or the command; {hint}"

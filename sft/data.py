@@ -20,7 +20,7 @@ from sft.render import IMAGE_MARK, Renderer
 from sft.sample import TrainingSample
 from toolshed.chat import system_prompt
 from toolshed.errors import ConfigError
-from toolshed.images import ImageSource, load_image
+from toolshed.images import ImageSource, check_image, load_image
 from toolshed.types import Json, Message, Role, ToolImage, ToolSpec
 
 _ROLES: dict[str, Role] = {
@@ -60,9 +60,11 @@ def load_transcripts(path: str | Path) -> list[Transcript]:
     """Read a transcript file; raises ConfigError naming the first bad row and what is wrong."""
     path = Path(path)
     try:
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"transcripts {path} do not exist; make them with rl.collect") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"transcripts {path} are a folder; name a JSON file in it") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"transcripts {path} are no JSON: {error}") from error
     if not isinstance(rows, list) or not rows:
@@ -81,12 +83,18 @@ def _transcript(row: Json, index: int, path: Path) -> Transcript:
         turns.insert(0, Message(role="system", text=str(row.get("system", ""))))
     if not any(turn.role == "assistant" for turn in turns):
         raise wrong("no assistant turn to learn from")
-    images = tuple(
-        _image(item, path.parent) for item in cast("list[Json]", row.get("images") or [])
-    )
+    listed = row.get("images") or []
+    if not isinstance(listed, list):
+        raise wrong(f"images is {listed!r:.40}, no list")
+    images = tuple(_image(item, path.parent) for item in listed)
     marks = sum(turn.num_images for turn in turns)
     if marks != len(images):
         raise wrong(f"{marks} {IMAGE_MARK} marks for {len(images)} images")
+    for image in images:
+        try:
+            check_image(image)
+        except ConfigError as error:
+            raise wrong(str(error)) from error
     return Transcript(
         id=str(row.get("task_id", index)),
         source=str(row.get("source", path.stem)),

@@ -16,33 +16,12 @@ import torch
 from torch import Tensor
 
 from sft.batch import Batch, micro_batches
+from sft.config import OptimConfig
 from sft.model import Freeze, freeze, hidden_states, image_features, token_logprobs
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from toolshed.errors import ConfigError
 from toolshed.types import ToolImage
-
-
-@dataclass
-class OptimConfig:
-    """How weights move."""
-
-    lr: float = 1e-5
-    """Peak rate of AdamW."""
-    muon_lr: float = 0.0
-    """Peak rate of Muon on the 2-D weights inside the layers; 0 leaves them to AdamW."""
-    muon_vision: bool = True
-    """Whether Muon also takes the 2-D weights of the vision tower, if that is trained."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    warmup_steps: int = 0
-    schedule: str = "constant"
-    """``constant``, or ``cosine`` or ``linear`` down to ``floor`` after the flat part."""
-    flat: float = 0.0
-    """Share of the steps that keep the peak rate before the decay."""
-    floor: float = 0.05
-    """Last rate as a share of the peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,16 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft.config import help_text, load_config, to_yaml
+from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
+from sft.config import OptimConfig, ToolsConfig, help_text, load_config, to_yaml
 from sft.data import SourceConfig, Transcript, load_transcripts, mixture_order, to_sample
-from sft.learner import Learner, OptimConfig
-from sft.model import (
-    check_schema,
-    load_model,
-    resolve_checkpoint,
-    save_checkpoint,
-    schema_record,
-)
 from sft.render import Renderer
 from sft.run_dir import RunDir, write_atomic
 from toolshed.config import check_home
@@ -43,16 +36,6 @@ class GateConfig:
     """How many of its last losses are averaged."""
     loss: float = 0.02
     extra_steps: int = 150
-
-
-@dataclass
-class ToolsConfig:
-    """Which tools the system turn announces."""
-
-    config: str = "none"
-    """Word or path of a tool YAML; ``none`` announces no tools."""
-    show: list[str] = field(default_factory=list)
-    """Functions to announce, in the file's order; empty for all of the file."""
 
 
 @dataclass
@@ -98,6 +81,9 @@ class _Training:
 
     def __init__(self, config: SFTConfig, run: RunDir) -> None:
         import torch
+
+        from sft.learner import Learner
+        from sft.model import load_model
 
         self.config, self.run_dir = config, run
         self.tools = ToolSet.named(config.tools.config, config.tools.show or None)
@@ -200,6 +186,8 @@ class _Training:
         )
 
     def _finish(self) -> Path:
+        from sft.model import save_checkpoint
+
         self._save()
         self._report_gate()
         final = self.run_dir.path / "final"

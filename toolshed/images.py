@@ -6,7 +6,9 @@ import base64
 import binascii
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,14 @@ def load_image(source: ImageSource) -> ToolImage:
     return make_image(pixels, depth_mm, source.focal_length_px)
 
 
+@lru_cache(maxsize=65536)
+def check_image(source: ImageSource) -> None:
+    """Raise ConfigError where a picture is missing or damaged, without decoding its pixels."""
+    for location in (source.image, source.depth):
+        if location is not None:
+            _read(location, lambda image: image.verify())
+
+
 def make_image(
     pixels: npt.NDArray[np.uint8],
     depth_mm: npt.NDArray[np.uint16] | None = None,
@@ -58,18 +68,23 @@ def make_image(
 
 
 def _open(location: str) -> Image.Image:
+    return _read(location, lambda image: image.load())
+
+
+def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
     try:
         if location.startswith("data:"):
             payload = location.partition(",")[2]
-            image = Image.open(io.BytesIO(base64.b64decode(payload, validate=True)))
+            file: io.BytesIO | Path = io.BytesIO(base64.b64decode(payload, validate=True))
         else:
-            image = Image.open(Path(location))
-        image.load()
+            file = Path(location)
+        with Image.open(file) as image:
+            use(image)
     except FileNotFoundError as error:
         raise ConfigError(
             f"image {location} does not exist; check the path in the data set"
         ) from error
-    except (UnidentifiedImageError, OSError, binascii.Error, ValueError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, binascii.Error, ValueError) as error:
         raise ConfigError(f"image {_short(location)} cannot be read: {error}") from error
     return image
 

@@ -146,6 +146,8 @@ class Session:
         self._order = itertools.count()
         self._written: dict[str, int] = {}
         self._in_turn = asyncio.Lock()
+        self._under_way: list[asyncio.Event] = []
+        """One per call, oldest first; set when the call has left what it brought."""
 
     @property
     def world(self) -> WorldState | None:
@@ -161,6 +163,15 @@ class Session:
 
     async def call(self, call: ToolCall) -> ToolResult:
         """Make one call; see the module for what it raises, which is nothing but bugs."""
+        earlier, done = tuple(self._under_way), asyncio.Event()
+        self._under_way.append(done)
+        try:
+            return await self._made(call, earlier)
+        finally:
+            self._under_way.remove(done)
+            done.set()
+
+    async def _made(self, call: ToolCall, earlier: Sequence[asyncio.Event]) -> ToolResult:
         started_s = time.perf_counter()
         order = next(self._order)
         looked_for = call.arguments.get("obj_name")
@@ -191,6 +202,10 @@ class Session:
                 text=failure.text,
                 timings=Timings(total_s=time.perf_counter() - started_s),
             )
+        if _pictures(value):
+            # Pictures are numbered in the order of the calls, which is how the model reads them.
+            for event in earlier:
+                await event.wait()
         return self._accepted(call, order, value, answer, started_s)
 
     def _method(self, name: str) -> Method:

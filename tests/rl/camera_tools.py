@@ -1,4 +1,4 @@
-"""Test-only tools that bring pictures, long replies, refusals and failures, and hosts that delay."""
+"""Test-only tools that bring pictures, long replies, refusals and failures; a host that delays."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from toolshed.images import make_image
 from toolshed.shed import Toolshed
 from toolshed.tool import Family, Within, tool
 from toolshed.toolset import ToolSet
-from toolshed.types import CapturedImage, Detections, Point, ToolImage
+from toolshed.types import CapturedImage, Detections, Json, Point, ToolImage
 
-CAMERA = {"replies": "compact", "camera": {"backend": "tests.rl.camera_tools:Camera"}}
+CAMERA: dict[str, Json] = {
+    "replies": "compact",
+    "camera": {"backend": "tests.rl.camera_tools:Camera"},
+}
 
 
 class Camera(Family):

@@ -15,8 +15,8 @@ from rl.data import check_depth, load_questions, write_questions
 from rl.rewards import DEMO_RULE
 from rl.tabletop import Order, write_dataset
 from rl.types import Completion, Reward, StopReason, Trajectory, Turn
+from sft.config import ToolsConfig
 from sft.data import load_transcripts
-from sft.train import ToolsConfig
 from toolshed.config import load_tools
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.images import ImageSource, load_image

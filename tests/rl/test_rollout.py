@@ -1,11 +1,11 @@
-"""Rollouts: whose tokens are whose, one reply per attempt, clean ends, no matter who comes first."""
+"""Rollouts: whose tokens are whose, one reply per attempt, clean ends, any order of arrival."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +13,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from rl.grpo import to_sample, to_samples
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
 from rl.rewards import RewardRule, score
 from rl.rollout import Job, Limits, Player, run_episode, run_rollouts
-from rl.types import Completion, Question, SamplingParams, StopReason, Trajectory
+from rl.types import Completion, SamplingParams, StopReason, Trajectory
 from scripts.bench.puppet import Puppet
 from sft.batch import micro_batches, trained_positions
-from sft.learner import Learner, OptimConfig
+from sft.config import OptimConfig
+from sft.learner import Learner
 from sft.model import load_model
 from sft.render import Renderer
 from tests.rl.camera_tools import camera_shed
+from tests.rl.reader import Reader, question, says
 from toolshed.chat import write_call
 from toolshed.hosting import Request
-from toolshed.images import ImageSource
 from toolshed.shed import Toolshed
-from toolshed.types import Message
 
 LEFT = write_call("camera.left", {"image_index": 0})
 TOP = write_call("camera.top", {"image_index": 0})
@@ -40,54 +39,6 @@ THREE_TURNS = (
     f"closer {write_call('camera.top', {'image_index': 1})}",
     "<answer>[(0.43, 0.57)]</answer>",
 )
-
-
-def question(seed: int = 0) -> Question:
-    pixels = np.random.default_rng(seed).integers(0, 255, (112, 112, 3), dtype=np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
-    image = "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
-    return Question(
-        id=f"q{seed}",
-        source="tabletop-choice",
-        kind="choice",
-        messages=(
-            Message(role="system", text="Answer the question about the picture."),
-            Message(role="user", text="<image>Where is the red cube?", num_images=1),
-        ),
-        images=(ImageSource(image=image),),
-        target="red cube",
-    )
-
-
-def says(*turns: str) -> Callable[[Prompt], str]:
-    return lambda prompt: turns[min(prompt.turn, len(turns) - 1)]
-
-
-class Reader:
-    """A policy without a model: the tokens of a script's text, cut where the budget ends."""
-
-    def __init__(self, renderer: Renderer, script: Callable[[Prompt], str]) -> None:
-        self.version = 0
-        self.renderer, self.script = renderer, script
-        self.asked: list[SamplingParams] = []
-
-    async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
-        self.asked.append(sampling)
-        words = (*self.renderer.encode(self.script(prompt)), self.renderer.end_of_turn)
-        ids = words[: sampling.max_tokens]
-        return Completion(
-            text=self.renderer.decode(ids),
-            token_ids=ids,
-            logprobs=tuple(-0.5 - 0.01 * i for i in range(len(ids))),
-            finish="stop" if len(ids) == len(words) else "length",
-        )
-
-    def release(self, trajectory: str) -> None:
-        pass
-
-    async def aclose(self) -> None:
-        pass
 
 
 class CountingPuppet(Puppet):
@@ -232,8 +183,7 @@ def test_image_tokens_are_counted_alike(
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=25), st.integers(1, 30))
 @settings(max_examples=40, deadline=None)
 def test_whatever_is_sampled_is_kept_as_sampled(tiny: Path, ids: list[int], budget: int) -> None:
-    renderer = _RENDERERS.setdefault(tiny, Renderer.load(tiny) if not _RENDERERS else None)
-    assert renderer is not None
+    renderer = _cached(tiny)
     words = tuple(token for token in ids if token not in renderer.banned_tokens)
 
     class Babbler(Reader):
@@ -258,7 +208,9 @@ def test_whatever_is_sampled_is_kept_as_sampled(tiny: Path, ids: list[int], budg
     assert trajectory.spans[-1].kind == ("template" if cut_off else "sampled")
 
 
-_RENDERERS: dict[Path, Renderer | None] = {}
+@lru_cache(maxsize=1)
+def _cached(tiny: Path) -> Renderer:
+    return Renderer.load(tiny)
 
 
 # ---- one reply per attempt ----------------------------------------------------------------------
@@ -308,8 +260,6 @@ def test_a_failing_tool_ends_the_trajectory_unscored_and_untrained(renderer: Ren
 
 
 def _scored(trajectory: Trajectory) -> Trajectory:
-    from dataclasses import replace
-
     return replace(trajectory, reward=score(trajectory.question, trajectory, RewardRule()))
 
 

@@ -13,7 +13,8 @@ from rl.policy.base import Prompt
 from rl.policy.transformers import TransformersPolicy
 from rl.types import Completion, Question, SamplingParams
 from sft.batch import micro_batches
-from sft.learner import Learner, OptimConfig
+from sft.config import OptimConfig
+from sft.learner import Learner
 from sft.model import load_model
 from sft.render import Renderer, Rendering
 from sft.sample import TrainingSample

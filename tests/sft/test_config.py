@@ -50,7 +50,9 @@ def load(path: Path, *words: str) -> Whole:
 
 
 def test_words_beat_the_file_which_beats_the_dataclass(path: Path) -> None:
-    assert load(path) == Whole(out="x", naming=Phase(steps=4, mixture={"naming": 0.4, "order": 0.6}))
+    assert load(path) == Whole(
+        out="x", naming=Phase(steps=4, mixture={"naming": 0.4, "order": 0.6})
+    )
     config = load(path, "steps=7", "out=y", "names=[a,b]", "parts=[{path: p}]", "naming.steps=1")
     assert (config.steps, config.out, config.names) == (7, "y", ["a", "b"])
     assert config.parts == [Part(path="p")] and config.naming.steps == 1
@@ -75,12 +77,12 @@ def test_the_resolved_config_is_a_config_again(path: Path) -> None:
     [
         ("step=3", "unknown config key 'step' in whole.yaml or the command; did you mean steps"),
         ("naming.mixtur=3", "'naming.mixtur' .* did you mean naming.mixture"),
-        ("name.steps=3", "did you mean naming.steps"),
+        ("namin.steps=3", "'namin' .* did you mean naming"),
         ("parts=[{path: a, weigth: 2}]", "'weigth' .* did you mean parts\\[\\].weight"),
         ("xyzzy=1", "unknown config key 'xyzzy' .* --help lists every key"),
         ("steps=many", "whole.yaml: steps: .*'many'"),
         ("naming.mixture={naming: much}", "'much'"),
-        ("naming.mixture=3", "naming.mixture"),
+        ("naming.mixture=3", "naming.mixture holds a mapping: write .*, not '3'"),
         ("nothing", "'nothing' is no key=value word"),
         ("+fresh=1", "is no key=value word"),
         ("~steps=1", "is no key=value word"),
@@ -94,10 +96,10 @@ def test_a_wrong_word_is_named_with_the_remedy(path: Path, word: str, said: str)
 
 def test_a_wrong_key_in_the_file_is_named_as_well(path: Path) -> None:
     path.write_text("defaults: [schema, _self_]\noutt: x\n")
-    with pytest.raises(ConfigError, match="'outt' in whole.yaml .* did you mean out"):
+    with pytest.raises(ConfigError, match=r"'outt' in whole.yaml .* did you mean out"):
         load(path)
     path.write_text("defaults: [schema, _self_]\nout: [x\n")
-    with pytest.raises(ConfigError, match="whole.yaml"):
+    with pytest.raises(ConfigError, match=r"whole\.yaml"):
         load(path)
 
 
@@ -118,7 +120,7 @@ def test_help_lists_every_key() -> None:
 def test_asking_for_help_does_not_load_torch(module: str) -> None:
     code = (
         f"import sys, runpy; sys.argv = ['x', '--help']\n"
-        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
         "except SystemExit as stop: assert not stop.code\n"
         "heavy = {'torch', 'transformers', 'ray', 'mujoco'} & set(sys.modules)\n"
         "assert not heavy, heavy"

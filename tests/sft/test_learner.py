@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sft.batch import micro_batches
-from sft.learner import Learner, OptimConfig, rate_factor
+from sft.config import OptimConfig
+from sft.learner import Learner, rate_factor
 from sft.model import load_model
 from sft.render import Renderer
 from sft.sample import TrainingSample

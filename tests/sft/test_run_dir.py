@@ -21,7 +21,6 @@ def run(tmp_path: Path) -> Iterator[RunDir]:
     opened.close()
 
 
-
 def test_a_line_torn_by_a_kill_is_dropped(run: RunDir) -> None:
     run.log(1, {"loss": 0.5})
     run.log(2, {"loss": 0.25})
