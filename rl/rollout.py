@@ -204,6 +204,6 @@ class _Episode:
         )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _load(source: ImageSource) -> ToolImage:
     return load_image(source)

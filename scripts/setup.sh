@@ -53,6 +53,8 @@ share_pip_settings() {
   [ -z "$value" ] || export UV_INDEX_URL=${UV_INDEX_URL:-$value}
   value=${PIP_EXTRA_INDEX_URL:-$(setting extra-index-url)}
   [ -z "$value" ] || export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$value}
+  # pip takes the best version of all indexes, uv only looks at the first that knows a name.
+  export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
   value=${PIP_CERT:-$(setting cert)}
   [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$value}
 }

@@ -137,7 +137,7 @@ def to_sample(
     )
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def _picture(source: ImageSource) -> ToolImage:
     return load_image(source)
 

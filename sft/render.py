@@ -78,7 +78,7 @@ class Renderer:
         self.banned_tokens = tuple(self._token(text) for text in _BANNED)
         """Ids that no policy may sample: they would break positions and features."""
         self._encode = lru_cache(maxsize=65536)(self._encode_uncached)
-        self._vision = lru_cache(maxsize=8192)(self._vision_uncached)
+        self._vision = lru_cache(maxsize=3072)(self._vision_uncached)
         self._pictures: dict[str, ToolImage] = {}
 
     @classmethod
