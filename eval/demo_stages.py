@@ -291,7 +291,8 @@ def _point_words(settings: DemoSettings) -> list[str]:
         f"tools.show=[{POINT_TOOL}]",
         "schema=any",
         f"data=[{{path: {point}}}]",
-        "steps=25",
+        "steps=32",
+        "optim.lr=1.0e-4",
         "optim.schedule=constant",
     ]
 
