@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sft.config import ToolsConfig
+from sft.config import DTYPES, SCHEMA_POLICIES, ToolsConfig, check_choice, check_positive
 
 
 @dataclass
@@ -46,3 +46,8 @@ class EvalConfig:
     """Questions per benchmark whose pictures are kept for the report."""
     device: str = "cpu"
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES)
+        check_positive(self, "temperature", "width", "max_turns", "max_calls")
+        check_positive(self, "max_tokens", "max_turn_tokens", "max_length")

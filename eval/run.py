@@ -11,6 +11,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -61,8 +62,6 @@ def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
         data_file(key, _data(config))
     if not config.greedy and config.draws < 1:
         raise ConfigError("greedy=false and draws=0 ask nothing; give draws=N")
-    if config.temperature <= 0:
-        raise ConfigError(f"temperature {config.temperature} must be above 0; greedy=true is 0")
     _rule(config)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
@@ -96,6 +95,8 @@ def plan_text(plan: Plan) -> str:
 def run(plan: Plan) -> dict[str, list[EvalRow]]:
     """Ask everything that is missing; returns all rows by benchmark."""
     from eval.identity import policy_identity
+    from rl.data import check_depth
+    from toolshed.config import load_tools
 
     questions = {
         key: load_benchmark(
@@ -107,6 +108,8 @@ def run(plan: Plan) -> dict[str, list[EvalRow]]:
         )
         for key in plan.keys
     }
+    if plan.config.tools.config != "none":
+        check_depth([*chain(*questions.values())], load_tools(plan.config.tools.config))
     plan.out.mkdir(parents=True, exist_ok=True)
     (plan.out / "config.yaml").write_text(to_yaml(plan.config), encoding="utf-8")
     policy = f"{plan.name} {policy_identity(plan.checkpoint)}"

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rl.rewards import RewardRule
-from sft.config import OptimConfig, ToolsConfig
+from sft.config import (
+    DTYPES,
+    FREEZE,
+    SCHEMA_POLICIES,
+    OptimConfig,
+    ToolsConfig,
+    check_choice,
+    check_positive,
+)
+from toolshed.errors import ConfigError
 
 
 @dataclass
@@ -70,3 +79,11 @@ class RLConfig:
     threads: int = 1
     """CPU threads; on small models a second one costs more than it brings."""
     tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
+        check_positive(self, "steps", "num_prompts", "group_size", "width", "temperature")
+        check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")
+        check_positive(self, "save_every", "threads")
+        if self.val_every and not self.val_data:
+            raise ConfigError(f"val_every={self.val_every} needs val_data=, a parquet file")

@@ -26,7 +26,7 @@ from rl.probe import call_rate
 from rl.vocabulary import NUMBERS, OBJECTS, build_tokenizer, save_processor
 from sft.config import OptimConfig, help_text, load_config, to_yaml
 from sft.learner import Learner
-from sft.model import Freeze, load_model, save_checkpoint
+from sft.model import load_model, save_checkpoint
 from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.config import check_home, load_tools
@@ -221,7 +221,7 @@ class _Schooling:
             figures = {"loss": float(loss.detach())} | learner.optim_step()
             self._log(figures, "patches", begun)
 
-    def _phase(self, phase: PhaseConfig, frozen: Freeze, *, probe: bool = False) -> None:
+    def _phase(self, phase: PhaseConfig, frozen: str, *, probe: bool = False) -> None:
         learner = Learner(
             self.model,
             self.renderer,

@@ -14,20 +14,21 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rl.config import RLConfig
-from rl.data import QuestionStream, StreamState, load_questions
+from rl.data import QuestionStream, StreamState, check_depth, load_questions
 from rl.dump import TrajectoryLog
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
 from rl.types import Question, SamplingParams, Trajectory
 from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
-from sft.config import help_text, load_config, to_yaml
+from sft.config import check_out, help_text, load_config, to_yaml
 from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.config import check_home, load_tools
@@ -46,7 +47,7 @@ def train(config: RLConfig, shed: Toolshed | None = None) -> Path:
 
     ``shed`` lends tools that are already open; otherwise those of the config are opened and closed.
     """
-    run = RunDir(config.out, tensorboard=config.tensorboard)
+    run = RunDir(check_out(config.out), tensorboard=config.tensorboard)
     try:
         return asyncio.run(_run(config, run, shed))
     finally:
@@ -85,6 +86,12 @@ class _Training:
         if not config.data:
             raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
         self.questions = [load_questions(item.path)[: item.limit or None] for item in config.data]
+        self.val_questions: list[Question] = []
+        if config.val_data:
+            self.val_questions = load_questions(config.val_data)[: config.val_limit]
+        if config.tools.config != "none":
+            tools = load_tools(config.tools.config)
+            check_depth([*chain(*self.questions), *self.val_questions], tools)
         run.save_config(to_yaml(config))
         self.streams = [
             QuestionStream(questions, seed_of(config.seed, "data", i))
@@ -96,7 +103,7 @@ class _Training:
             model,
             Renderer.load(self.folder),
             config.optim,
-            frozen="vision" if config.frozen == "vision" else "none",
+            frozen=config.frozen,
             total_steps=config.steps,
             max_tokens=config.micro_tokens,
             temperature=config.temperature,
@@ -227,11 +234,10 @@ class _Training:
     async def _validate(self, player: Player) -> dict[str, Json]:
         """Greedy accuracy on the validation questions, every ``val_every`` steps."""
         every = self.config.val_every
-        if not self.config.val_data or not every or self.learner.step % every:
+        if not every or self.learner.step % every:
             return {}
-        questions = load_questions(self.config.val_data)[: self.config.val_limit]
         sampling = SamplingParams(temperature=0.0, max_tokens=self.config.max_turn_tokens)
-        jobs = [Job(question=question, sampling=sampling) for question in questions]
+        jobs = [Job(question=question, sampling=sampling) for question in self.val_questions]
         values = []
         async for _, trajectory in run_rollouts(jobs, player, width=self.config.width):
             reward = score(trajectory.question, trajectory, self.config.reward)

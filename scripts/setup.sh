@@ -72,7 +72,7 @@ fi
 share_pip_settings .venv/bin/pip
 
 if uv=$(command -v uv) || { .venv/bin/pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; }; then
-  install() { "$uv" pip install --quiet --python .venv/bin/python "$@"; }
+  install() { "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python "$@"; }
 else
   echo "setup: uv cannot be had, pip does it (slower)"
   install() { .venv/bin/python -m pip install --quiet "$@"; }

@@ -15,6 +15,10 @@ from toolshed.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 T = TypeVar("T")
+SCHEMA_POLICIES = ("same", "any")
+FREEZE = ("vision", "none")
+"""Parts of a model that training may leave as they are."""
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -47,6 +51,31 @@ class OptimConfig:
     """Share of the steps that keep the peak rate before the decay."""
     floor: float = 0.05
     """Last rate as a share of the peak."""
+
+    def __post_init__(self) -> None:
+        check_choice(self, schedule=("constant", "cosine", "linear"))
+        check_positive(self, "lr", "clip_norm")
+
+
+def check_choice(config: object, **choices: Sequence[str]) -> None:
+    """ConfigError where a field of ``config`` holds none of its words."""
+    for name, words in choices.items():
+        if getattr(config, name) not in words:
+            raise ConfigError(f"{name}={getattr(config, name)!r} is none of {', '.join(words)}")
+
+
+def check_positive(config: object, *names: str) -> None:
+    """ConfigError where a numeric field of ``config`` is not above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name}={getattr(config, name)} must be above 0")
+
+
+def check_out(out: str) -> Path:
+    """The run's folder; ConfigError where none was given."""
+    if not out:
+        raise ConfigError("no folder for the run: give out=, for example out=experiments/first")
+    return Path(out)
 
 
 def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> T:

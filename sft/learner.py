@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sft.batch import Batch, micro_batches
 from sft.config import OptimConfig
-from sft.model import Freeze, freeze, hidden_states, image_features, token_logprobs
+from sft.model import freeze, hidden_states, image_features, token_logprobs
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from toolshed.errors import ConfigError
@@ -66,7 +66,7 @@ class Learner:
         renderer: Renderer,
         optim: OptimConfig,
         *,
-        frozen: Freeze = "vision",
+        frozen: str = "vision",
         total_steps: int,
         max_tokens: int = 4096,
         pack: bool = True,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from sft.checkpoint import SCHEMA_FILE
 from toolshed.errors import ConfigError
 
-Freeze = Literal["none", "vision"]
 _CHUNK = 4096
 
 
@@ -64,7 +63,7 @@ def save_checkpoint(
     os.replace(folder, target)
 
 
-def freeze(model: Any, what: Freeze) -> None:
+def freeze(model: Any, what: str) -> None:
     for parameter in model.model.visual.parameters():
         parameter.requires_grad_(what != "vision")
 

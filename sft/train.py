@@ -16,7 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
-from sft.config import OptimConfig, ToolsConfig, help_text, load_config, to_yaml
+from sft.config import (
+    DTYPES,
+    FREEZE,
+    SCHEMA_POLICIES,
+    OptimConfig,
+    ToolsConfig,
+    check_choice,
+    check_out,
+    check_positive,
+    help_text,
+    load_config,
+    to_yaml,
+)
 from sft.data import SourceConfig, Transcript, load_transcripts, mixture_order, to_sample
 from sft.render import Renderer
 from sft.run_dir import RunDir, write_atomic
@@ -66,10 +78,14 @@ class SFTConfig:
     """CPU threads; on small models a second one costs more than it brings."""
     tensorboard: bool = True
 
+    def __post_init__(self) -> None:
+        check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
+        check_positive(self, "steps", "save_every", "max_tokens", "threads")
+
 
 def train(config: SFTConfig) -> Path:
     """Run to the end; returns the folder of the final checkpoint."""
-    run = RunDir(config.out, tensorboard=config.tensorboard)
+    run = RunDir(check_out(config.out), tensorboard=config.tensorboard)
     try:
         return _Training(config, run).run()
     finally:
@@ -91,15 +107,15 @@ class _Training:
         warning = check_schema(self.folder, self.tools.schema_hash, config.schema)
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
+        self.names, self.transcripts = _load_sources(config)
         run.save_config(to_yaml(config))
-        self.names, self.transcripts = _load_sources(config.sources)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.learner = Learner(
             load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device),
             Renderer.load(self.folder),
             config.optim,
-            frozen="vision" if config.frozen == "vision" else "none",
+            frozen=config.frozen,
             total_steps=config.steps,
             max_tokens=config.max_tokens,
             pack=config.pack,
@@ -196,11 +212,14 @@ class _Training:
         return final
 
 
-def _load_sources(sources: Sequence[SourceConfig]) -> tuple[list[str], list[list[Transcript]]]:
-    if not sources:
+def _load_sources(config: SFTConfig) -> tuple[list[str], list[list[Transcript]]]:
+    if not config.sources:
         raise ConfigError("no data: give sources, for example sources=[{path: traces.json}]")
-    names = [source.name or Path(source.path).stem for source in sources]
-    return names, [load_transcripts(source.path) for source in sources]
+    names = [source.name or Path(source.path).stem for source in config.sources]
+    gate = config.gate.source
+    if gate and gate not in names:
+        raise ConfigError(f"gate.source={gate!r} is none of the sources: {', '.join(names)}")
+    return names, [load_transcripts(source.path) for source in config.sources]
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -27,6 +27,11 @@ from toolshed.types import ToolImage
 
 _FED_AT_MOST = 32
 """New tokens up to this many ride in the decode batch."""
+_GATHER_S = 0.008
+"""How long a step waits for the next row while many rows are at their tools; see ``_gather``."""
+_GATHER_AT_MOST_S = 0.1
+_FULL_ENOUGH = 0.75
+"""Share of the rows in flight that need not wait for others."""
 _KEPT_PROMPTS = 256
 _KEPT_PICTURES = 4096
 
@@ -81,6 +86,9 @@ class TransformersPolicy:
         self._prefixes: OrderedDict[tuple[object, ...], _Prefix] = OrderedDict()
         self._features: OrderedDict[str, Tensor] = OrderedDict()
         self._loop_task: asyncio.Task[None] | None = None
+        self._has_arrived = False
+        """Whether a row has begun a turn since the last step."""
+        self._arrival: asyncio.Future[None] | None = None
 
     # ---- the Policy protocol --------------------------------------------------------------------
 
@@ -89,6 +97,9 @@ class TransformersPolicy:
         row = await self._row(prompt)
         self._admit(row, prompt, sampling)
         row.done = asyncio.get_running_loop().create_future()
+        self._has_arrived = True
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
         self._wake()
         finish = await row.done
         row.done = None
@@ -229,13 +240,32 @@ class TransformersPolicy:
     async def _decode(self) -> None:
         """Step all working rows until none is left, letting other coroutines run in between."""
         while True:
+            await self._gather()
             self._finish_rows()
-            working = {s: r for s, r in self._rows.items() if r.done and not r.done.done()}
+            working = self._working()
             if not working:
                 return
             self._step(working)
             self._finish_rows()
             await asyncio.sleep(0)
+
+    async def _gather(self) -> None:
+        """After an arrival, wait for more as long as they keep coming.
+
+        A step costs the same for one row as for a tile, and replies come back in bursts: a step
+        after each reply would cost several times the steps (docs/PERFORMANCE.md).
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _GATHER_AT_MOST_S
+        while self._has_arrived and loop.time() < deadline:
+            self._has_arrived = False
+            if len(self._working()) < _FULL_ENOUGH * len(self._rows):
+                self._arrival = loop.create_future()
+                await asyncio.wait([self._arrival], timeout=_GATHER_S)
+        self._has_arrived = False
+
+    def _working(self) -> dict[int, _Row]:
+        return {s: row for s, row in self._rows.items() if row.done and not row.done.done()}
 
     def _step(self, working: dict[int, _Row]) -> None:
         rows: list[_Row] = []
