@@ -10,11 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from sft.checkpoint import SCHEMA_FILE
 from toolshed.errors import ConfigError
 
 _CHUNK = 4096
+
+# Its bars for 60 tensors of a tiny model hide the bars that matter.
+logging.disable_progress_bar()
 
 
 def load_model(
@@ -22,12 +26,9 @@ def load_model(
 ) -> nn.Module:
     """Load any Qwen2.5-VL folder; raises ConfigError where there is none."""
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
 
     if not (Path(folder) / "config.json").exists():
         raise ConfigError(f"{folder} holds no config.json; give a Hugging Face checkpoint folder")
-    # A bar for 60 tensors of a tiny model hides the bars that matter.
-    logging.disable_progress_bar()
     model: nn.Module = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa"
     )

@@ -86,8 +86,8 @@ def _prepare(folder: Path) -> tuple[Words, Words]:
     _run("rl.collect", ["teacher", str(questions), str(folder / "traces.json"), *said])
     shared = [f"tools.config={tools}", "tensorboard=false", "optim.clip_norm=1.0"]
     sft = [
-        *shared,
         "demo",
+        *shared,
         f"model={folder / 'tiny'}",
         f"sources=[{{path: {folder / 'traces.json'}, batch_size: 8}}]",
         "gate.source=''",
@@ -95,8 +95,8 @@ def _prepare(folder: Path) -> tuple[Words, Words]:
         "save_every=7",
     ]
     rl = [
-        *shared,
         "demo",
+        *shared,
         f"data=[{{path: {questions}}}]",
         "steps=12",
         "num_prompts=4",
