@@ -131,7 +131,7 @@ def _compare(
             largest_difference=float("inf"), where="(other steps)",
         )  # fmt: skip
     pairs = [
-        (abs(float(value) - float(again[name])), f"(step {line['step']}, {name})")
+        (abs(float(value) - float(again.get(name, "inf"))), f"(step {line['step']}, {name})")
         for line, again in zip(wanted, found, strict=True)
         for name, value in line.items()
         if isinstance(value, int | float) and not name.endswith("_s")
