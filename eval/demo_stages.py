@@ -262,7 +262,9 @@ def works(settings: DemoSettings) -> list[Work]:
     demo.rl("point_rl", "base", 14.0, point_words)
     demo.distilled()
     demo.sft(
-        "sft", ("base", "teacher", "distilled", "data_train"), [f"tools.config={settings.tools}"]
+        "sft",
+        ("base", "teacher", "distilled", "data_train"),
+        [f"tools.config={settings.tools}", "gate.source=drills"],
     )
     demo.rl("full_rl", "sft", 60.0, full_words)
     demo.evaluate("full_rl", ("full_rl",), 55.0, "demo")
@@ -271,7 +273,7 @@ def works(settings: DemoSettings) -> list[Work]:
     demo.evaluate("base_raw", ("base",), 4.0, "point")
     demo.evaluate("base", ("base",), 12.0, "base")
     demo.evaluate("point_rl", ("point_rl",), 4.0, "point")
-    demo.sft("toolfree_sft", ("base", "data_train"), ["tools.config=none", "gate.source=''"])
+    demo.sft("toolfree_sft", ("base", "data_train"), ["tools.config=none"])
     free = [f"data={demo_data.prompts(settings.out)}", "tools.config=none"]
     demo.rl("toolfree_rl", "toolfree_sft", 20.0, free)
     demo.rl("shuffled_point_rl", "base", 12.0, [*point_words, "shuffle_rewards=true"])

@@ -90,7 +90,6 @@ def _prepare(folder: Path) -> tuple[Words, Words]:
         *shared,
         f"model={folder / 'tiny'}",
         f"sources=[{{path: {folder / 'traces.json'}, batch_size: 8}}]",
-        "gate.source=''",
         "steps=60",
         "save_every=7",
     ]
