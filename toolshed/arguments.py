@@ -72,7 +72,7 @@ def _check(
     if variable is not None:
         held = variable.value
         return held.pixels if isinstance(held, ToolImage) else held
-    return _array(parameter.name, _literal(parameter, value), parameter.array)
+    return _array(parameter.name, _literal(value), parameter.array)
 
 
 def _image(value: Json, images: Sequence[ToolImage]) -> ToolImage:
@@ -139,7 +139,7 @@ def _points(parameter: Parameter, value: Json, variable: Variable | None) -> obj
     """A list of Point, or one Point where the parameter takes one."""
     single = parameter.role == "point"
     allowed = "one (u, v) pair from 0 to 1" if single else "a list of (u, v) pairs from 0 to 1"
-    source = _literal(parameter, value) if variable is None else variable.value
+    source = _literal(value) if variable is None else variable.value
     pairs: object = source
     if isinstance(source, tuple) and all(isinstance(each, Point) for each in source):
         pairs = [[each.u, each.v] for each in source]
@@ -162,7 +162,7 @@ def _pair(field: str, value: object, allowed: str) -> Point:
     return Point(u=float(value[0]), v=float(value[1]))
 
 
-def _literal(parameter: Parameter, value: Json) -> Json:
+def _literal(value: Json) -> Json:
     """Lists as they are; a string of numbers and brackets, the form that replies print, is read."""
     if isinstance(value, str) and _NUMBERS_ONLY.fullmatch(value):
         bracketed = value.replace("(", "[").replace(")", "]")

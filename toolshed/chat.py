@@ -11,14 +11,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
-from toolshed.types import CallError, Json, ToolCall, ToolResult, ToolSpec
-
-CallErrorReason: TypeAlias = Literal["malformed", "truncated", "excess"]
+from toolshed.types import CallError, CallErrorReason, Json, ToolCall, ToolResult, ToolSpec
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,64}\|>|<image>|</?tool_response>")
 _BLANKS = re.compile(r"\s*")
 _LONGEST_CALL = 100_000
@@ -259,11 +255,6 @@ def answer_of(text: str) -> str | None:
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
     return text[start + len("<answer>") : end].strip() if start >= 0 else None
-
-
-def thoughts_of(text: str) -> str:
-    """Content of every ``<think>``, one after the other."""
-    return "\n".join(match[1].strip() for match in _THINK.finditer(text))
 
 
 def clean(text: str) -> str:

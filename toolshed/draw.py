@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from toolshed.images import make_image
 from toolshed.replies import BOX_EDGES
 from toolshed.types import (
     CapturedImage,
@@ -202,7 +203,7 @@ def _depth(depth_m: npt.NDArray[np.float32]) -> Image.Image:
     span = max(high - low, 1e-6)
     share = np.where(known, np.clip((np.nan_to_num(depth_m) - low) / span, 0, 1), 0)
     pixels = np.where(known[..., None], _coloured(share), np.array(_UNKNOWN, dtype=np.uint8))
-    canvas = _Canvas.of(ToolImage(pixels=pixels.astype(np.uint8)))
+    canvas = _Canvas.of(make_image(pixels.astype(np.uint8)))
     return _with_scale(canvas.finished(), low, high)
 
 

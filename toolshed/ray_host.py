@@ -332,7 +332,7 @@ class _Outbox:
 
     def _key(self, value: object) -> str | None:
         if isinstance(value, ToolImage):
-            return value.sha256 or None
+            return value.sha256
         if not isinstance(value, np.ndarray) or value.nbytes <= _BY_REFERENCE_BYTES:
             return None
         key = self._keys.get(value)

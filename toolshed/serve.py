@@ -14,8 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
+from toolshed.command import run_command
 from toolshed.config import load_tools, replaced
-from toolshed.errors import ToolshedError
 from toolshed.hosting import served_families
 from toolshed.ray_host import RayHost
 from toolshed.toolset import ToolSet
@@ -24,12 +24,12 @@ from toolshed.toolset import ToolSet
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, or until standard input ends if asked."""
     options = _parser().parse_args(arguments)
+    return run_command(lambda: _serve(options), "toolshed")
+
+
+def _serve(options: argparse.Namespace) -> int:
     stop = threading.Event()
-    try:
-        host = _open(options)
-    except ToolshedError as error:
-        print(f"toolshed.serve: {error}", file=sys.stderr)
-        return 2
+    host = _open(options)
     try:
         # After Ray has started, which installs handlers of its own.
         for number in (signal.SIGINT, signal.SIGTERM):

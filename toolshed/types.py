@@ -8,7 +8,6 @@ metres.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role = Literal["system", "user", "assistant"]
 Status = Literal["ok", "refused", "failed"]
+CallErrorReason = Literal["malformed", "truncated", "excess"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class ToolCall:
 class CallError:
     """Something in a model's text that looked like a call and is none; the model reads ``text``."""
 
-    reason: Literal["malformed", "truncated", "excess"]
+    reason: CallErrorReason
     text: str
     start: int
     end: int
@@ -83,15 +83,18 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolImage:
-    """A picture in the resolution that tools see; the policy's processor makes a smaller copy."""
+    """A picture in the resolution that tools see; the policy's processor makes a smaller copy.
+
+    ``images.make_image`` makes one with its hash.
+    """
 
     pixels: npt.NDArray[np.uint8]
     """RGB, shape (H, W, 3)."""
     depth_mm: npt.NDArray[np.uint16] | None = None
     """Depth sensor image in millimetres, shape (H, W); 0 where the sensor saw nothing."""
     focal_length_px: float | None = None
-    sha256: str = ""
-    """Hash of pixels and depth; identifies the picture in caches, dumps and rows."""
+    sha256: str
+    """Hash of pixels, depth and focal length; identifies the picture in caches, dumps and rows."""
 
     @property
     def width(self) -> int:
@@ -236,12 +239,9 @@ class ToolResult:
     reason: str = ""
     """Machine-readable word of a refusal or failure, for example ``not_found`` or ``timeout``."""
     text: str = ""
-    """What the model reads."""
+    """What the model reads; of a failure what people read, for it never reaches the model."""
     value: ToolValue | None = None
     variables: tuple[Variable, ...] = ()
     images: tuple[ToolImage, ...] = ()
     """Pictures that join the conversation, in order."""
     timings: Timings = field(default_factory=Timings)
-
-
-Arguments: TypeAlias = Mapping[str, object]

@@ -131,12 +131,11 @@ def test_system_prompt() -> None:
     assert '{"name": <function-name>, "arguments": <args-json-object>}' in prompt
 
 
-def test_answers_and_thoughts() -> None:
+def test_answers() -> None:
     assert chat.answer_of("none") is None
     assert chat.answer_of("<answer>open") is None
     assert chat.answer_of("</answer><answer>") is None
     assert chat.answer_of("<answer>a</answer> no, <answer> b\n</answer> <answer>c") == "b"
-    assert chat.thoughts_of("<think>p</think>x<think> q </think>") == "p\nq"
 
 
 def test_clean_removes_tokens_even_nested_ones() -> None:
