@@ -1,8 +1,9 @@
 """Evaluation rows: one JSON line per question and draw, appended as each finishes.
 
 Invariants: a line is handed to the system whole before the next, so that a killed process loses
-none; a torn last line is cut off with a warning; of several lines with one key the scored one
-counts, so that failures of our machinery are asked again on resume and never scored as wrong.
+none; bytes after the last newline are torn and cut off with a warning, any other line that is no
+row is an error; of several lines with one key the scored one counts, so that failures of our
+machinery are asked again on resume and never scored as wrong.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class EvalRow:
     """Of the tools that were offered."""
     policy: str
     """Which weights answered."""
+    question_hash: str = ""
+    """Of what was asked and scored (``eval.identity``); empty in rows older than the field."""
     failure: str = ""
     episode: Episode
 
@@ -96,7 +99,11 @@ class RowLog:
             raise ConfigError(
                 f"{path} is being written by another run; wait for it or give another out="
             ) from None
-        read = _read(path)
+        try:
+            read = _read(path)
+        except ConfigError:
+            os.close(self._file)
+            raise
         os.ftruncate(self._file, read.num_good_bytes)
         self._rows = {row.key: row for row in settled(read.rows)}
 
@@ -153,18 +160,15 @@ def settled(rows: Iterable[EvalRow]) -> list[EvalRow]:
 def _read(path: Path) -> _Read:
     content = path.read_bytes()
     num_good_bytes = content.rfind(b"\n") + 1
-    lines = content.split(b"\n")[:-1]
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             rows.append(_ROW.validate_json(line))
         except ValidationError as error:
-            if number < len(lines):
-                raise ConfigError(
-                    f"{path} line {number} is no evaluation row "
-                    f"({error.errors()[0]['msg']}); move the file away or give another out="
-                ) from error
-            num_good_bytes -= len(line) + 1
+            raise ConfigError(
+                f"{path} line {number} is no evaluation row "
+                f"({error.errors()[0]['msg']}); move the file away or give another out="
+            ) from error
     if num_good_bytes < len(content):
         log.warning("%s ends in a torn line, which is dropped and asked again", path)
     return _Read(rows=rows, num_good_bytes=num_good_bytes)

@@ -91,23 +91,34 @@ def test_any_torn_end_is_dropped_and_only_that(
     assert path.read_bytes() == content
 
 
-def test_garbage_at_the_end_is_dropped_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("garbage", [b"\x00\x00\x00\n", b"{}\n", b"\n"])
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_a_whole_line_that_is_no_row_is_an_error_and_stays(
+    tmp_path: Path, garbage: bytes, line: int
+) -> None:
     path = tmp_path / "rows.jsonl"
-    write(path, [make_row(0)])
-    with path.open("ab") as file:
-        file.write(b"\x00\x00\x00\n")
-    assert len(read_rows(path)) == 1
-    write(path, [make_row(1)])
-    assert len(read_rows(path)) == 2
-
-
-def test_garbage_in_the_middle_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("{}\n")
-    with path.open("ab") as file:
-        file.write(b"{}\n")
-    with pytest.raises(ConfigError, match="line 1 is no evaluation row"):
+    write(path, [make_row(0), make_row(1)])
+    lines = path.read_bytes().splitlines(keepends=True)
+    content = b"".join([*lines[: line - 1], garbage, *lines[line - 1 :]])
+    path.write_bytes(content)
+    told = rf"rows\.jsonl line {line} is no evaluation row"
+    for _ in range(2):  # The first refusal leaves the file free for the second.
+        with pytest.raises(ConfigError, match=told):
+            RowLog(path)
+    with pytest.raises(ConfigError, match=told):
         read_rows(path)
+    assert path.read_bytes() == content
+
+
+def test_rows_older_than_the_question_hash_are_read(tmp_path: Path) -> None:
+    import json
+
+    path = tmp_path / "rows.jsonl"
+    write(path, [replace(make_row(0), question_hash="abc")])
+    line = json.loads(path.read_text())
+    del line["question_hash"]
+    path.write_text(json.dumps(line) + "\n")
+    assert [row.question_hash for row in read_rows(path)] == [""]
 
 
 def test_failures_are_asked_again_and_superseded(tmp_path: Path) -> None:
