@@ -41,7 +41,7 @@ class FamilyConfig(_Strict):
     gpus: float = Field(default=0.0, ge=0)
     """Share of one replica; in a shared process the largest of its families counts."""
     slots: int = Field(default=1, ge=1)
-    """How many calls a replica works on at a time."""
+    """How many calls a replica works on at a time; the same for all families of a process."""
     process: str | None = None
     """Families with the same word live in the same replica processes."""
     timeout_s: float = Field(default=60.0, gt=0)
@@ -135,9 +135,26 @@ def check_home(*rooms: str) -> None:
 
 def _validated(content: Mapping[str, object], origin: str) -> ToolshedConfig:
     try:
-        return ToolshedConfig.model_validate(content)
+        config = ToolshedConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_explain(error)}") from error
+    _check_slots(config, origin)
+    return config
+
+
+def _check_slots(config: ToolshedConfig, origin: str) -> None:
+    """A replica has one number of slots: a back-end made for one call at a time must not get two
+    because another family shares its process."""
+    first: dict[str, str] = {}
+    for name, family in config.families.items():
+        process = family.process or name
+        other = first.setdefault(process, name)
+        slots = config.families[other].slots
+        if family.slots != slots:
+            raise ConfigError(
+                f"{origin}: {other}.slots = {slots} and {name}.slots = {family.slots}, but both "
+                f"live in the process {process!r}; write the same slots, or another process"
+            )
 
 
 def _explain(error: ValidationError) -> str:

@@ -42,6 +42,17 @@ class Told:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """How a replica's start ended."""
+
+    tools: tuple[str, ...]
+    """Dotted names of what is answered there."""
+    user_error: str = ""
+    """Why these back-ends cannot be had. Told, because of what a constructor raises Ray keeps only
+    a text, which does not say whose fault it was."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sent:
     """An argument that its caller has put into the object store, and may send many times."""
 
@@ -55,18 +66,24 @@ class Replica:
     """One process with the back-ends of one or several families."""
 
     def __init__(self, families: Sequence[Served]) -> None:
-        self._back_ends = {
-            each.name: BackEndInstance(each.name, each.location, each.arguments, each.methods)
-            for each in families
-        }
-        self._tools = tuple(f"{each.name}.{name}" for each in families for name in each.methods)
+        self._back_ends: dict[str, BackEndInstance] = {}
+        user_error = ""
+        try:
+            for each in families:
+                self._back_ends[each.name] = BackEndInstance(
+                    each.name, each.location, each.arguments, each.methods
+                )
+        except (ConfigError, ImportError) as error:
+            user_error = str(error)
+        tools = tuple(f"{each.name}.{name}" for each in families for name in each.methods)
+        self._started = Started(tools=tools, user_error=user_error)
         self._fetched: OrderedDict[str, tuple[object, int]] = OrderedDict()
         self._num_bytes = 0
         self._fetching = threading.Lock()
 
-    def tools(self) -> tuple[str, ...]:
-        """Dotted names of what is answered here; that it returns says that the replica is ready."""
-        return self._tools
+    def started(self) -> Started:
+        """That this returns without a user's error says that the replica is ready."""
+        return self._started
 
     def call(self, family: str, method: str, sent: dict[str, object]) -> Told:
         """Answer one call; every end of it but the death of this process is told."""

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from toolshed.errors import ToolRefusal
+from toolshed.errors import ConfigError, ToolRefusal
 from toolshed.images import make_image
 from toolshed.tabletop.state import WorldState
 from toolshed.tool import Family, Within, tool
@@ -195,8 +195,26 @@ class FragileRobot(Trouble):
 class Unstartable(Trouble):
     name: ClassVar[str] = "unstartable"
 
-    def __init__(self) -> None:
-        raise RuntimeError("no weights")
+    def __init__(self, *, how: str) -> None:
+        errors = {
+            "config": ConfigError("no weights"),
+            "package": ImportError("no torch"),
+            "memory": MemoryError("no room"),
+        }
+        raise errors[how]
+
+
+class StartsOnce(Trouble):
+    """Its replica never comes back."""
+
+    name: ClassVar[str] = "once"
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__(folder=folder)
+        try:
+            (Path(folder) / "started").touch(exist_ok=False)
+        except FileExistsError:
+            raise MemoryError("no room the second time") from None
 
 
 def _number(value: float) -> IndexedValue:

@@ -102,6 +102,18 @@ def test_bad_configs_name_the_nearest_known(content: dict[str, Json], message: s
     assert message in str(caught.value)
 
 
+def test_families_of_one_process_agree_in_slots() -> None:
+    one: Json = {"backend": "light", "process": "one"}
+    other: Json = {"backend": "light", "process": "one", "slots": 8}
+    message = r"vision_ops\.slots = 1 and sam2\.slots = 8.*'one'; write the same slots"
+    with pytest.raises(ConfigError, match=message):
+        parse_tools({"vision_ops": one, "sam2": other})
+    agreed = parse_tools({"vision_ops": other, "sam2": other})
+    with pytest.raises(ConfigError, match="write the same slots"):
+        replaced(agreed, {"sam2.slots": 2})
+    assert replaced(agreed, {"sam2.slots": 2, "sam2.process": None}).families["sam2"].slots == 2
+
+
 def test_unknown_backend_method_class_and_argument() -> None:
     cases: list[tuple[dict[str, Json], str]] = [
         ({"backend": "heavy"}, "light, real"),

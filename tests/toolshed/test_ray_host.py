@@ -15,8 +15,11 @@ import pytest
 import yaml
 
 from tests.toolshed.fake_tools import HERE, picture
+from toolshed import ray_group
+from toolshed.command import MACHINE_FAILURE, USER_ERROR
 from toolshed.config import ToolshedConfig, parse_tools, replaced
-from toolshed.errors import ConfigError
+from toolshed.errors import ConfigError, ToolFailure, ToolshedError
+from toolshed.serve import main as serve
 from toolshed.shed import Session, Toolshed
 from toolshed.types import IndexedValue, Json, ToolCall, ToolResult
 
@@ -181,10 +184,46 @@ def test_full_queue_gives_up_at_its_deadline(folder: Path) -> None:
         assert (second.status, second.reason) == ("failed", "busy")
 
 
-def test_start_that_fails_says_why() -> None:
-    content: dict[str, Json] = {"host": "ray", "unstartable": {"backend": f"{HERE}:Unstartable"}}
-    with pytest.raises(ConfigError, match=r"unstartable cannot start.*no weights"):
-        Toolshed.open(parse_tools(content))
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("config", ConfigError, "unstartable cannot start: no weights"),
+        ("package", ConfigError, "unstartable cannot start: no torch"),
+        ("memory", ToolFailure, "replica_died: unstartable cannot start: MemoryError: no room"),
+    ],
+)
+def test_start_that_fails_says_why_and_whose_fault_it_was(
+    how: str, error: type[ToolshedError], message: str
+) -> None:
+    unstartable: Json = {"backend": f"{HERE}:Unstartable", "arguments": {"how": how}}
+    with pytest.raises(error, match=message):
+        Toolshed.open(parse_tools({"host": "ray", "unstartable": unstartable}))
+
+
+def test_serve_ends_with_the_code_of_whose_fault_it_was(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tools.yaml"
+    for how, code in (("config", USER_ERROR), ("memory", MACHINE_FAILURE)):
+        unstartable = {"backend": f"{HERE}:Unstartable", "arguments": {"how": how}}
+        path.write_text(yaml.safe_dump({"unstartable": unstartable}))
+        assert serve([str(path), "--ray-address", ray_cluster, "--namespace", how]) == code
+        assert "unstartable cannot start" in capsys.readouterr().err
+
+
+def test_replica_that_never_comes_back_fails_its_calls_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_group, "_RENEWAL_PAUSES_S", (0.1,))
+    once = {**trouble(tmp_path, timeout_s=60.0), "backend": f"{HERE}:StartsOnce"}
+    with Toolshed.open(parse_tools({"host": "ray", "once": once})) as shed:
+        (first,) = ask(shed.session(), call("once.die_once"))
+        began_s = time.perf_counter()
+        (second,) = ask(shed.session(), call("once.where"))
+        assert time.perf_counter() - began_s < 1.0
+    for result in (first, second):
+        assert (result.status, result.reason) == ("failed", "replica_died")
+        assert "no room the second time" in result.text
 
 
 def test_two_programs_share_served_tools(ray_cluster: str, folder: Path, tmp_path: Path) -> None:
