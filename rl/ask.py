@@ -11,19 +11,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from rl.types import Question, SamplingParams, Trajectory
+from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource
 from toolshed.types import Message
 
 if TYPE_CHECKING:
     from sft.config import ToolsConfig
+
+_LIMITS = ("max_turns", "max_tokens", "max_turn_tokens", "max_length")
+"""Keys that an RL run's config shares with RLConfig, whose defaults serve other checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,17 +122,17 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     from rl.player import check_tools, load_player
     from rl.rewards import DEMO_RULE, score
     from rl.rollout import Job, Limits, run_episode
-    from sft.config import ToolsConfig, load_config
+    from sft.config import ToolsConfig
     from toolshed.shed import Toolshed
     from toolshed.toolset import ToolSet
 
-    settings: RLConfig = load_config(RLConfig, "rl", "demo", [])
-    if asking.tools:
-        chosen = ToolsConfig(config=asking.tools)
-    else:
-        chosen = trained_tools(Path(asking.checkpoint)) or settings.tools
+    saved = saved_config(Path(asking.checkpoint))
+    chosen = ToolsConfig(config=asking.tools) if asking.tools else trained_tools(saved)
     show = chosen.show or None
-    folder = check_tools(asking.checkpoint, ToolSet.named(chosen.config, show), "any")
+    policy: Literal["same", "any"] = "any" if asking.tools else "same"
+    folder = check_tools(asking.checkpoint, ToolSet.named(chosen.config, show), policy)
+    played = "max_turns" in saved
+    settings = RLConfig(**{name: saved[name] for name in _LIMITS} if played else {})
     limits = Limits(max_turns=settings.max_turns, max_tokens=settings.max_tokens)
     sampling = SamplingParams(temperature=asking.temperature, max_tokens=settings.max_turn_tokens)
     shed = None
@@ -147,19 +151,26 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     return replace(trajectory, reward=score(question, trajectory, DEMO_RULE))
 
 
-def trained_tools(checkpoint: Path) -> ToolsConfig | None:
-    """The tools of the config that lies in a run's folder or above its ``final``; None if none."""
+def saved_config(checkpoint: Path) -> dict[str, Any]:
+    """The config in a run's folder, for it or its ``final``; empty where there is none."""
     import yaml
-
-    from sft.config import ToolsConfig
 
     for path in (checkpoint / "config.yaml", checkpoint.parent / "config.yaml"):
         if path.is_file():
             saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-            tools = saved.get("tools") if isinstance(saved, dict) else None
-            if isinstance(tools, dict) and isinstance(tools.get("config"), str):
-                return ToolsConfig(config=tools["config"], show=list(tools.get("show") or []))
-    return None
+            if isinstance(saved, dict):
+                return saved
+    return {}
+
+
+def trained_tools(saved: Mapping[str, Any]) -> ToolsConfig:
+    """The tools of a run's config; the demo's where it names none."""
+    from sft.config import ToolsConfig
+
+    tools = saved.get("tools")
+    if isinstance(tools, dict) and isinstance(tools.get("config"), str):
+        return ToolsConfig(config=tools["config"], show=list(tools.get("show") or []))
+    return ToolsConfig(config="demo")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,11 +191,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m rl.ask``."""
+    args = _parser().parse_args(words)
+    return run_command(lambda: _run(args), "toolshed", "sft", "rl")
+
+
+def _run(args: argparse.Namespace) -> int:
     from rl.episode import episode_of
     from rl.viewer import Album, episode_png, episode_text
-    from toolshed.config import check_home
 
-    args = _parser().parse_args(words)
     asking = Asking(
         checkpoint=args.checkpoint,
         question=args.question,
@@ -194,12 +208,7 @@ def main(words: Sequence[str] | None = None) -> int:
         temperature=args.temperature,
         seed=args.seed,
     )
-    try:
-        check_home("toolshed", "sft", "rl")
-        trajectory = ask(asking)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    trajectory = ask(asking)
     episode = episode_of(trajectory)
     print(episode_text(episode))
     shown = Path(args.image).stem if args.image else f"scene-{args.scene}"

@@ -25,9 +25,18 @@ from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
 from rl.teacher import teach
 from rl.types import Question, SamplingParams, Trajectory
-from sft.config import ToolsConfig, help_text, load_config
+from sft.config import (
+    DTYPES,
+    SCHEMA_POLICIES,
+    ToolsConfig,
+    check_choice,
+    check_positive,
+    help_text,
+    load_config,
+)
 from sft.run_dir import write_atomic
-from toolshed.config import check_home, load_tools
+from toolshed.command import run_command
+from toolshed.config import load_tools
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.toolset import ToolSet
@@ -74,15 +83,15 @@ class CollectConfig:
     seed: int = 1
     device: str = "cpu"
     dtype: str = "float32"
+    threads: int = 1
+    """CPU threads; on small models a second one costs more than it brings."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_score <= 1.0:
             raise ConfigError(f"min_score={self.min_score} must lie in [0, 1], as scores do")
-        if self.schema not in ("same", "any"):
-            raise ConfigError(f"schema={self.schema!r} is neither same nor any")
-        for name, number in (("samples", self.samples), ("width", self.width)):
-            if number < 1:
-                raise ConfigError(f"{name}={number} must be at least 1")
+        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES)
+        check_positive(self, "samples", "width", "temperature", "max_turns", "threads")
+        check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +129,7 @@ def prepare(
     schema: Literal["same", "any"] = "any" if config.schema == "any" else "same"
     folder = None if policy == TEACHER else check_tools(policy, tools, schema)
     questions = load_questions(data)[: config.limit or None]
-    if "depth_estimator" in tools.families:
-        check_depth(questions, load_tools(config.tools.config))
+    check_depth(questions, tools, config.tools.config)
     return Collection(
         policy=policy,
         questions=tuple(questions),
@@ -306,20 +314,24 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.add_argument("--dry-run", action="store_true", help="check everything and stop")
     args = parser.parse_intermixed_args(words)
-    check_home("toolshed", "sft", "rl")
-    try:
-        config: CollectConfig = load_config(CollectConfig, "rl", args.config, args.words)
-        ready = prepare(args.policy, args.questions, args.out, config, force=args.force)
-        if args.dry_run:
-            num = len(ready.questions) * config.samples
-            print(f"would play {num} trajectories with {ready.policy} and write {ready.out}")
-            return 0
-        done = collect(ready)
-    except (ConfigError, ToolFailure) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
+    return run_command(lambda: _run(args), "toolshed", "sft", "rl")
+
+
+def _run(args: argparse.Namespace) -> int:
+    config = load_config(CollectConfig, "rl", args.config, args.words)
+    ready = prepare(args.policy, args.questions, args.out, config, force=args.force)
+    if args.dry_run:
+        num = len(ready.questions) * config.samples
+        print(f"would play {num} trajectories with {ready.policy} and write {ready.out}")
+        return 0
+    done = collect(ready)
     counts = f"kept {done.num_kept}, rejected {done.num_rejected}, failed {done.num_failed}"
     print(f"{ready.out}: {counts}")
+    if not done.num_kept:
+        raise ConfigError(
+            f"nothing passed the filter, so {ready.out} is empty; lower "
+            f"min_score={config.min_score}, or allow need_call=false, need_form=false"
+        )
     return 0
 
 

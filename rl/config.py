@@ -28,6 +28,9 @@ class QuestionsConfig:
     limit: int = 0
     """Use only its first rows; 0 for all."""
 
+    def __post_init__(self) -> None:
+        check_positive(self, "weight")
+
 
 @dataclass
 class RLConfig:

@@ -25,9 +25,10 @@ from rl.rewards import KINDS, check_target
 from rl.rewards.answer import grasp_points, number, points, yes_or_no
 from rl.rewards.geometry import is_mask_text
 from rl.types import Question
-from toolshed.config import ToolshedConfig
+from toolshed.config import load_tools
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource
+from toolshed.toolset import ToolSet
 from toolshed.types import Json, Message, Role
 
 COLUMNS = ("data_source", "prompt", "images", "reward_model")
@@ -98,10 +99,14 @@ def has_depth(questions: Sequence[Question]) -> bool:
     return all(source.depth is not None for each in questions for source in each.images)
 
 
-def check_depth(questions: Sequence[Question], tools: ToolshedConfig) -> None:
-    """ConfigError where light depth is on offer and a picture has none: it could only refuse."""
-    family = tools.families.get("depth_estimator")
-    if family is None or family.backend != "light" or has_depth(questions):
+def check_depth(questions: Sequence[Question], tools: ToolSet, config: str) -> None:
+    """ConfigError where light depth is shown and a picture has none: it could only refuse.
+
+    ``config`` is the word or path of the tool YAML that ``tools`` was named from.
+    """
+    if "depth_estimator" not in tools.families or has_depth(questions):
+        return
+    if load_tools(config).families["depth_estimator"].backend != "light":
         return
     lacking = next(q for q in questions if any(source.depth is None for source in q.images))
     raise ConfigError(
@@ -307,7 +312,12 @@ class StreamState:
     seed: int
     num_taken: int
     fingerprint: str
-    """Hash of the questions' ids, so that another data set is not continued by mistake."""
+    """Hash of the questions, so that another data set is not continued by mistake."""
+
+
+def _content(question: Question) -> tuple[object, ...]:
+    """What makes a question another one; not its pictures' places, which may move."""
+    return (question.id, question.kind, question.messages, question.target, question.scene)
 
 
 class QuestionStream:
@@ -321,8 +331,8 @@ class QuestionStream:
         self._num_taken = 0
         self._order: list[int] = []
         self._order_epoch = -1
-        ids = "\n".join(question.id for question in questions)
-        self._fingerprint = hashlib.sha256(ids.encode()).hexdigest()
+        content = "\n".join(repr(_content(question)) for question in questions)
+        self._fingerprint = hashlib.sha256(content.encode()).hexdigest()
 
     def __iter__(self) -> QuestionStream:
         return self
@@ -338,10 +348,6 @@ class QuestionStream:
 
     def take(self, num: int) -> list[Question]:
         return [next(self) for _ in range(num)]
-
-    @property
-    def epoch(self) -> float:
-        return self._num_taken / len(self._questions)
 
     def state(self) -> StreamState:
         return StreamState(

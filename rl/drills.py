@@ -23,8 +23,7 @@ from rl.teacher import teach
 from rl.types import Question
 from sft.run_dir import write_atomic
 from toolshed.chat import parse_calls, write_replies
-from toolshed.config import check_home
-from toolshed.errors import ConfigError
+from toolshed.command import run_command
 from toolshed.types import Json, Message
 
 Row = dict[str, Json]
@@ -96,7 +95,7 @@ def _question(scene: InventedScene, kind: str) -> Question:
     return Question(
         id="drill",
         source="drill",
-        kind=kind,
+        kind="",
         messages=(Message(role="user", text=texts[kind]),),
         images=(),
         target=None,
@@ -170,12 +169,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--num", type=int, default=600, help="text-only drills (600)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(words)
-    check_home("toolshed", "sft", "rl")
-    try:
-        questions = load_questions(args.questions, check_images=False)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(args), "toolshed", "sft", "rl")
+
+
+def _run(args: argparse.Namespace) -> int:
+    questions = load_questions(args.questions, check_images=False)
     drills = make_drills(args.num, args.seed, ("depth", "depth", "point", "nearer", "nearer"))
     write_rows(args.out / "drills.json", drills)
     write_rows(args.out / "naming.json", make_naming(questions))

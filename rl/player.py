@@ -31,6 +31,7 @@ def load_player(
     max_length: int,
     device: str = "cpu",
     dtype: str = "float32",
+    threads: int = 1,
 ) -> Player:
     """Weights and renderer of a checkpoint folder, ready for rollouts; None plays without tools."""
     import torch
@@ -38,6 +39,7 @@ def load_player(
     from rl.policy.transformers import TransformersPolicy
     from sft.model import load_model
 
+    torch.set_num_threads(threads)
     renderer = Renderer.load(folder)
     model = load_model(folder, dtype=getattr(torch, dtype), device=device)
     policy = TransformersPolicy(model, renderer, num_slots=width, max_length=max_length)

@@ -42,7 +42,7 @@ def _prompt(
         Message(role="user", text="<image>" + wording.point_question(name), num_images=1),
     )
     question = Question(
-        id=str(index), source="probe", kind="point", messages=messages, images=(), target=None
+        id=str(index), source="probe", kind="", messages=messages, images=(), target=None
     )
     return Prompt(
         question=question,

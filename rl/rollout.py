@@ -27,7 +27,7 @@ class Limits:
 
     max_turns: int = 8
     max_tokens: int = 4096
-    """Sampled tokens and reply tokens together."""
+    """Sampled tokens and reply tokens together, every token of a returned picture counted."""
     max_calls: int = 8
     """Calls of one turn that are run; each further one is answered with an error."""
 
@@ -105,6 +105,7 @@ class _Episode:
         if player.renderer is not None:
             self.rendering.append(player.renderer.prompt(self.messages), "prompt")
         self.num_prompt = len(self.rendering.token_ids)
+        self.num_picture_places = 0
         self.logprobs: list[float] = []
         self.failure = ""
         self.started = time.monotonic()
@@ -152,8 +153,11 @@ class _Episode:
         renderer = self.player.renderer
         if renderer is not None:
             ids = renderer.reply(message)
-            if self._used() + len(ids) >= self.player.limits.max_tokens:
+            # A placeholder stands for all places of its picture.
+            places = sum(renderer.vision(image).num_tokens - 1 for image in images)
+            if self._used() + len(ids) + places >= self.player.limits.max_tokens:
                 return StopReason.MAX_TOKENS
+            self.num_picture_places += places
             self.rendering.append(ids, "reply")
         self.messages.append(message)
         self.images.extend(images)
@@ -185,7 +189,8 @@ class _Episode:
         return replace(self.job.sampling, max_tokens=min(self.job.sampling.max_tokens, left))
 
     def _used(self) -> int:
-        return len(self.rendering.token_ids) - self.num_prompt
+        """Places of the cache beyond the prompt, whole pictures included."""
+        return len(self.rendering.token_ids) - self.num_prompt + self.num_picture_places
 
     def _freeze(self, reason: StopReason) -> Trajectory:
         return Trajectory(

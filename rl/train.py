@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,8 @@ from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
 from sft.config import check_out, help_text, load_config, to_yaml
 from sft.render import Renderer
 from sft.run_dir import RunDir
-from toolshed.config import check_home, load_tools
+from toolshed.command import run_command
+from toolshed.config import load_tools
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.toolset import ToolSet
@@ -42,26 +43,64 @@ if TYPE_CHECKING:
     from rl.policy.transformers import TransformersPolicy
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run whose config was checked; nothing is loaded, opened or written yet."""
+
+    config: RLConfig
+    tools: ToolSet
+    folder: Path
+    """Checkpoint to start from."""
+    questions: list[list[Question]]
+    """Of each part of the prompts."""
+    val_questions: list[Question]
+
+
+def prepare(config: RLConfig) -> Plan:
+    """Everything that can be wrong in a config is said here."""
+    check_out(config.out)
+    if not config.data:
+        raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
+    tools = ToolSet.named(config.tools.config, config.tools.show or None)
+    folder = resolve_checkpoint(config.model)
+    warning = check_schema(folder, tools.schema_hash, config.schema)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    questions = [load_questions(item.path)[: item.limit or None] for item in config.data]
+    val_questions: list[Question] = []
+    if config.val_data:
+        val_questions = load_questions(config.val_data)[: config.val_limit]
+    check_depth([*chain(*questions), *val_questions], tools, config.tools.config)
+    return Plan(
+        config=config,
+        tools=tools,
+        folder=folder,
+        questions=questions,
+        val_questions=val_questions,
+    )
+
+
 def train(config: RLConfig, shed: Toolshed | None = None) -> Path:
     """Run to the end; returns the folder of the final checkpoint.
 
     ``shed`` lends tools that are already open; otherwise those of the config are opened and closed.
     """
-    run = RunDir(check_out(config.out), tensorboard=config.tensorboard)
+    plan = prepare(config)
+    run = RunDir(config.out, tensorboard=config.tensorboard)
     try:
-        return asyncio.run(_run(config, run, shed))
+        run.save_config(to_yaml(config))
+        return asyncio.run(_run(plan, run, shed))
     finally:
         run.close()
 
 
-async def _run(config: RLConfig, run: RunDir, shed: Toolshed | None) -> Path:
-    training = _Training(config, run)
-    own = shed is None and config.tools.config != "none"
+async def _run(plan: Plan, run: RunDir, shed: Toolshed | None) -> Path:
+    wanted = plan.config.tools
+    own = shed is None and wanted.config != "none"
     if own:
-        tools = load_tools(config.tools.config)
-        shed = Toolshed.open(tools, show=config.tools.show or None)
+        shed = Toolshed.open(load_tools(wanted.config), show=wanted.show or None)
     try:
-        return await training.run(shed)
+        return await _Training(plan, run).run(shed)
     finally:
         if own and shed is not None:
             await shed.aclose()
@@ -70,38 +109,24 @@ async def _run(config: RLConfig, run: RunDir, shed: Toolshed | None) -> Path:
 class _Training:
     """One run under way."""
 
-    def __init__(self, config: RLConfig, run: RunDir) -> None:
+    def __init__(self, plan: Plan, run: RunDir) -> None:
         import torch
 
         from rl.grpo import GrpoLoss
         from sft.learner import Learner
         from sft.model import load_model
 
-        self.config, self.run_dir = config, run
-        self.tools = ToolSet.named(config.tools.config, config.tools.show or None)
-        self.folder = resolve_checkpoint(config.model)
-        warning = check_schema(self.folder, self.tools.schema_hash, config.schema)
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr)
-        if not config.data:
-            raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
-        self.questions = [load_questions(item.path)[: item.limit or None] for item in config.data]
-        self.val_questions: list[Question] = []
-        if config.val_data:
-            self.val_questions = load_questions(config.val_data)[: config.val_limit]
-        if config.tools.config != "none":
-            tools = load_tools(config.tools.config)
-            check_depth([*chain(*self.questions), *self.val_questions], tools)
-        run.save_config(to_yaml(config))
+        config = plan.config
+        self.plan, self.config, self.run_dir = plan, config, run
         self.streams = [
             QuestionStream(questions, seed_of(config.seed, "data", i))
-            for i, questions in enumerate(self.questions)
+            for i, questions in enumerate(plan.questions)
         ]
         torch.set_num_threads(config.threads)
-        model = load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device)
+        model = load_model(plan.folder, dtype=getattr(torch, config.dtype), device=config.device)
         self.learner = Learner(
             model,
-            Renderer.load(self.folder),
+            Renderer.load(plan.folder),
             config.optim,
             frozen=config.frozen,
             total_steps=config.steps,
@@ -110,7 +135,6 @@ class _Training:
         )
         self.loss = GrpoLoss(clip_low=config.clip_low, clip_high=config.clip_high)
         self.log = TrajectoryLog(run.path / "trajectories.jsonl", config.dump_every)
-        self.num_failures = 0
 
     async def run(self, shed: Toolshed | None) -> Path:
         from tqdm import tqdm
@@ -191,17 +215,16 @@ class _Training:
             reward = score(trajectory.question, trajectory, self.config.reward)
             played[index] = replace(trajectory, reward=reward)
         done = [trajectory for trajectory in played if trajectory is not None]
-        self._count_failures(done)
+        self._check_failures(done)
         return [done[start : start + size] for start in range(0, len(done), size)]
 
-    def _count_failures(self, played: Sequence[Trajectory]) -> None:
+    def _check_failures(self, played: Sequence[Trajectory]) -> None:
         """Stop where our own machinery breaks too often to trust what is left."""
         broken = [t for t in played if not t.stop_reason.is_trainable]
-        self.num_failures += len(broken)
         if len(broken) > self.config.max_failure_share * len(played):
             raise ToolFailure(
                 "too_many_failures",
-                f"{len(broken)} of {len(played)} trajectories of this step failed, "
+                f"{len(broken)} of {len(played)} trajectories after step {self.learner.step} failed, "
                 f"the last with {broken[-1].failure[:300]}",
             )
 
@@ -237,13 +260,13 @@ class _Training:
         if not every or self.learner.step % every:
             return {}
         sampling = SamplingParams(temperature=0.0, max_tokens=self.config.max_turn_tokens)
-        jobs = [Job(question=question, sampling=sampling) for question in self.val_questions]
-        values = []
-        async for _, trajectory in run_rollouts(jobs, player, width=self.config.width):
-            reward = score(trajectory.question, trajectory, self.config.reward)
-            if reward is not None:
-                values.append(reward.accuracy)
-        return {"val_accuracy": _mean(values)}
+        jobs = [Job(question=question, sampling=sampling) for question in self.plan.val_questions]
+        played = [t async for _, t in run_rollouts(jobs, player, width=self.config.width)]
+        self._check_failures(played)
+        rewards = [score(t.question, t, self.config.reward) for t in played]
+        scored = [reward.accuracy for reward in rewards if reward is not None]
+        figures: dict[str, Json] = {"val_failures": len(played) - len(scored)}
+        return figures | ({"val_accuracy": _mean(scored)} if scored else {})
 
     # ---- run folder -----------------------------------------------------------------------------
 
@@ -272,8 +295,9 @@ class _Training:
 
         self._save()
         final = self.run_dir.path / "final"
-        schema = schema_record(self.tools.schema_hash, self.tools.schema_text)
-        save_checkpoint(self.learner.model, self.folder, final, schema=schema)
+        tools = self.plan.tools
+        schema = schema_record(tools.schema_hash, tools.schema_text)
+        save_checkpoint(self.learner.model, self.plan.folder, final, schema=schema)
         return final
 
 
@@ -300,14 +324,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="name in configs/rl (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
     args = parser.parse_args(words)
-    check_home("toolshed", "sft", "rl")
-    try:
-        config: RLConfig = load_config(RLConfig, "rl", args.config, args.words)
-        print(train(config))
-    except (ConfigError, ToolFailure) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
-    return 0
+
+    def run() -> int:
+        print(train(load_config(RLConfig, "rl", args.config, args.words)))
+        return 0
+
+    return run_command(run, "toolshed", "sft", "rl")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class Question:
     source: str
     """``data_source``, for example ``tabletop-point``; the key of tables."""
     kind: str
-    """Answer kind, a key of ``rl.rewards.KINDS``."""
+    """Answer kind, a key of ``rl.rewards.KINDS``; empty where nobody judges the answer."""
     messages: tuple[Message, ...]
     """System instruction (without tools) and the user's question."""
     images: tuple[ImageSource, ...]
@@ -64,12 +64,10 @@ class StopReason(StrEnum):
     MAX_TOKENS = "max_tokens"
     TOOL_FAILURE = "tool_failure"
     """Our machinery broke: neither trained nor scored."""
-    POLICY_FAILURE = "policy_failure"
-    """The engine broke: neither trained nor scored."""
 
     @property
     def is_trainable(self) -> bool:
-        return self not in (StopReason.TOOL_FAILURE, StopReason.POLICY_FAILURE)
+        return self is not StopReason.TOOL_FAILURE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +118,7 @@ class Trajectory:
     seconds: float = 0.0
     reward: Reward | None = None
     failure: str = ""
-    """What broke, for ``tool_failure`` and ``policy_failure``."""
+    """What broke, for ``tool_failure``."""
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

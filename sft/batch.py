@@ -44,55 +44,69 @@ class _Placed:
 
 
 def micro_batches(
-    samples: Sequence[TrainingSample], renderer: Renderer, *, max_tokens: int, pack: bool = True
+    samples: Sequence[TrainingSample], renderer: Renderer, *, max_tokens: int
 ) -> list[Batch]:
     """Cut samples into micro-batches of at most ``max_tokens`` places (rows times row length).
 
-    Samples of like length go together, so that little is padded; a longer sample than
-    ``max_tokens`` gets a row alone. ``pack`` lets short samples share a row.
+    A longer sample than ``max_tokens`` gets a row alone.
     """
     placed = [_Placed(sample=s, expanded=renderer.expand(s.token_ids, s.images)) for s in samples]
     placed.sort(key=lambda item: -len(item.expanded.token_ids))
     lengths = [len(item.expanded.token_ids) for item in placed]
     return [
-        _collate(_fill_rows(placed[start:end], lengths[start], pack), lengths[start])
-        for start, end in cut_by_length(lengths, max_tokens)
+        _collate([[placed[i] for i in row] for row in rows], lengths[rows[0][0]])
+        for rows in fewest_places(lengths, max_tokens)
     ]
 
 
-def cut_by_length(lengths: Sequence[int], max_tokens: int) -> list[tuple[int, int]]:
-    """Slices of descending lengths with the fewest places in all, a batch's overhead included."""
-    costs, begins = [0], [0]
-    for end in range(1, len(lengths) + 1):
-        options = [
-            (costs[start] + (end - start) * lengths[start] + _OVERHEAD_PLACES, start)
-            for start in range(end)
-            if end - start == 1 or (end - start) * lengths[start] <= max_tokens
-        ]
-        cost, start = min(options)
-        costs.append(cost)
-        begins.append(start)
-    slices, end = [], len(lengths)
+def fewest_places(lengths: Sequence[int], max_tokens: int) -> list[list[list[int]]]:
+    """Batches of rows of indices into descending ``lengths``, with the fewest places in all.
+
+    A batch holds neighbours, first-fit into rows as long as its first; so samples of like length
+    go together, or fill up the rows of longer ones. A batch's overhead counts as places.
+    """
+    num = len(lengths)
+    costs: list[float] = [0, *[float("inf")] * num]
+    begins = [0] * (num + 1)
+    for start in range(num):
+        rows = _Rows(lengths[start])
+        for end in range(start + 1, num + 1):
+            rows.add(end - 1, lengths[end - 1])
+            if len(rows.members) > 1 and rows.num_places > max_tokens:
+                break
+            cost = costs[start] + rows.num_places + _OVERHEAD_PLACES
+            if cost < costs[end]:
+                costs[end], begins[end] = cost, start
+    batches, end = [], num
     while end:
-        slices.append((begins[end], end))
+        rows = _Rows(lengths[begins[end]])
+        for index in range(begins[end], end):
+            rows.add(index, lengths[index])
+        batches.append(rows.members)
         end = begins[end]
-    return slices[::-1]
+    return batches[::-1]
 
 
-def _fill_rows(placed: Sequence[_Placed], length: int, pack: bool) -> list[list[_Placed]]:
-    """First-fit decreasing into rows of ``length``, or a row for each."""
-    rows: list[list[_Placed]] = []
-    room: list[int] = []
-    for item in placed:
-        size = len(item.expanded.token_ids)
-        row = next((i for i, free in enumerate(room) if free >= size), None) if pack else None
-        if row is None:
-            rows.append([item])
-            room.append(length - size)
+class _Rows:
+    """First-fit decreasing: each item goes to the first row with room for it."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.members: list[list[int]] = []
+        self._room: list[int] = []
+
+    @property
+    def num_places(self) -> int:
+        return len(self.members) * self.length
+
+    def add(self, index: int, size: int) -> None:
+        if size <= max(self._room, default=0):
+            row = next(i for i, room in enumerate(self._room) if room >= size)
+            self.members[row].append(index)
+            self._room[row] -= size
         else:
-            rows[row].append(item)
-            room[row] -= size
-    return rows
+            self.members.append([index])
+            self._room.append(self.length - size)
 
 
 def _collate(rows: list[list[_Placed]], length: int) -> Batch:

@@ -155,7 +155,10 @@ def _override(word: str, mappings: Sequence[str]) -> str:
 def _mapping(key: str, text: str) -> dict[str, object]:
     import yaml
 
-    content = yaml.safe_load(text)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        content = None
     if not isinstance(content, dict):
         raise ConfigError(f"{key} holds a mapping: write {key}={{name: value, ...}}, not {text!r}")
     return content

@@ -8,7 +8,8 @@ images by path.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import cast
 
 import numpy as np
 
+from sft.config import check_positive
 from sft.render import IMAGE_MARK, Renderer
 from sft.sample import TrainingSample
 from toolshed.chat import system_prompt
@@ -32,6 +34,8 @@ _ROLES: dict[str, Role] = {
     "gpt": "assistant",
 }
 
+_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
+
 
 @dataclass
 class SourceConfig:
@@ -44,6 +48,9 @@ class SourceConfig:
     """Transcripts of one step."""
     name: str = ""
     """Shown in metrics; the file's stem if empty."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "weight", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +90,11 @@ def _transcript(row: Json, index: int, path: Path) -> Transcript:
         turns.insert(0, Message(role="system", text=str(row.get("system", ""))))
     if not any(turn.role == "assistant" for turn in turns):
         raise wrong("no assistant turn to learn from")
+    wanted: Role = "user"
+    for place, turn in enumerate(turns[1:], start=1):
+        if turn.role != wanted:
+            raise wrong(f"turn {place} is of the {turn.role}, a turn of the {wanted} must follow")
+        wanted = "assistant" if wanted == "user" else "user"
     listed = row.get("images") or []
     if not isinstance(listed, list):
         raise wrong(f"images is {listed!r:.40}, no list")
@@ -103,14 +115,16 @@ def _transcript(row: Json, index: int, path: Path) -> Transcript:
     )
 
 
-def _turn(turn: Json, wrong: object) -> Message:
-    assert callable(wrong)
+def _turn(turn: Json, wrong: Callable[[str], ConfigError]) -> Message:
     if not isinstance(turn, dict):
         raise wrong(f"turn {turn!r} is no object")
     tag = turn.get("from", turn.get("role"))
     text = turn.get("value", turn.get("content"))
     if tag not in _ROLES or not isinstance(text, str):
         raise wrong(f"turn with tag {tag!r} needs one of {', '.join(_ROLES)} and a text")
+    special = _SPECIAL.search(text)
+    if special:
+        raise wrong(f"the text holds {special[0]}, a token of the template, never of a text")
     role = _ROLES[str(tag)]
     num_images = text.count(IMAGE_MARK) if role == "user" else 0
     return Message(role=role, text=text, num_images=num_images)

@@ -69,7 +69,6 @@ class Learner:
         frozen: str = "vision",
         total_steps: int,
         max_tokens: int = 4096,
-        pack: bool = True,
         temperature: float = 1.0,
     ) -> None:
         freeze(model, frozen)
@@ -79,7 +78,6 @@ class Learner:
         self.frozen = frozen
         self.total_steps = total_steps
         self.max_tokens = max_tokens
-        self.pack = pack
         self.temperature = temperature
         self.step = 0
         self.schedule_begin = 0
@@ -95,9 +93,7 @@ class Learner:
         if not num_tokens:
             raise ConfigError("no token of these samples is trained; check the transcripts")
         totals: dict[str, float] = {"loss": 0.0}
-        for batch in micro_batches(
-            samples, self.renderer, max_tokens=self.max_tokens, pack=self.pack
-        ):
+        for batch in micro_batches(samples, self.renderer, max_tokens=self.max_tokens):
             terms = loss(self.logprobs(batch), batch)
             total = terms.loss_N.sum() / num_tokens
             total.backward()
@@ -147,6 +143,11 @@ class Learner:
         """Clip, move the weights, clear gradients; returns the gradient norm and the rate."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         norm = float(torch.nn.utils.clip_grad_norm_(trained, self.optim.clip_norm))
+        if not math.isfinite(norm):
+            raise ConfigError(
+                f"the gradient of step {self.step + 1} is {norm}; the weights were not moved and "
+                "the last checkpoint is whole: lower optim.lr, or train in float32"
+            )
         factor = self._rate_factor()
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:

@@ -50,9 +50,9 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     def save_config(self, yaml: str) -> None:
-        """Keep the resolved config; a folder that holds another one is refused."""
+        """Keep the resolved config; a folder in which another one made steps is refused."""
         path = self.path / "config.yaml"
-        if path.exists() and path.read_text() != yaml:
+        if path.exists() and path.read_text() != yaml and self.metrics():
             raise ConfigError(
                 f"{self.path} holds a run with another config (config.yaml differs); "
                 "choose another out=, or delete the folder to start again"

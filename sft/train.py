@@ -32,7 +32,7 @@ from sft.config import (
 from sft.data import SourceConfig, Transcript, load_transcripts, mixture_order, to_sample
 from sft.render import Renderer
 from sft.run_dir import RunDir, write_atomic
-from toolshed.config import check_home
+from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 from toolshed.types import Json
@@ -68,7 +68,6 @@ class SFTConfig:
     """``vision`` freezes the tower, ``none`` trains everything."""
     max_tokens: int = 4096
     """Places of one micro-batch."""
-    pack: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     save_every: int = 100
@@ -118,7 +117,6 @@ class _Training:
             frozen=config.frozen,
             total_steps=config.steps,
             max_tokens=config.max_tokens,
-            pack=config.pack,
         )
         self.started = time.monotonic()
 
@@ -232,14 +230,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="name in configs/sft (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
     args = parser.parse_args(words)
-    check_home("toolshed", "sft")
-    try:
-        config: SFTConfig = load_config(SFTConfig, "sft", args.config, args.words)
-        print(train(config))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def run() -> int:
+        print(train(load_config(SFTConfig, "sft", args.config, args.words)))
+        return 0
+
+    return run_command(run, "toolshed", "sft")
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ class TransformersPolicy:
             raise ConfigError(
                 f"trajectory {prompt.trajectory} needs "
                 f"{self.max_length - room + sampling.max_tokens} "
-                f"places, the policy's max_length is {self.max_length}; raise policy.max_length"
+                f"places and max_length is {self.max_length}; raise it or shorten the prompt"
             )
         row.num_compact, row.num_images = len(prompt.token_ids), len(prompt.images)
         ids = row.pending + list(expanded.token_ids)

@@ -89,3 +89,10 @@ def camera_shed(delay_s: Callable[[Request], float] = lambda request: 0.0) -> To
     config = parse_tools(CAMERA)
     tools = ToolSet.of(config)
     return Toolshed(config, tools, DelayedHost(LocalHost(served_families(config, tools)), delay_s))
+
+
+class BrokenPointing:
+    """Serves the roborefer family: its machinery is broken."""
+
+    def detect_one(self, image: ToolImage, obj_name: str) -> Detections:
+        raise ToolFailure("out_of_memory", f"no memory left to look for {obj_name}")

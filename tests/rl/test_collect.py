@@ -17,11 +17,11 @@ from rl.tabletop import Order, write_dataset
 from rl.types import Completion, Reward, StopReason, Trajectory, Turn
 from sft.config import ToolsConfig
 from sft.data import load_transcripts
-from toolshed.config import load_tools
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.images import ImageSource, load_image
 from toolshed.shed import Toolshed
 from toolshed.tools.depth import Depth
+from toolshed.toolset import ToolSet
 from toolshed.types import DepthEstimate, ToolImage
 
 
@@ -153,7 +153,7 @@ def test_light_depth_needs_depth_images(data: Path, tmp_path: Path) -> None:
     write_questions(tmp_path / "flat.parquet", flat)
     with pytest.raises(ConfigError, match="without a depth image"):
         prepare("teacher", tmp_path / "flat.parquet", tmp_path / "x.json", CollectConfig())
-    check_depth(flat, load_tools("point"))
+    check_depth(flat, ToolSet.named("point"), "point")
 
 
 def test_bad_input_stops_before_any_work(data: Path, tmp_path: Path) -> None:

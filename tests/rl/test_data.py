@@ -212,6 +212,8 @@ def test_an_epoch_asks_every_question_once(num: int, seed: int) -> None:
 
 def test_another_data_set_is_not_continued() -> None:
     state = QuestionStream(questions(3), 1).state()
-    for other in (QuestionStream(questions(4), 1), QuestionStream(questions(3), 2)):
+    changed = [replace(question, target="another answer") for question in questions(3)]
+    others = (questions(4), 1), (questions(3), 2), (changed, 1)
+    for other in (QuestionStream(asked, seed) for asked, seed in others):
         with pytest.raises(ConfigError, match="another data set or seed"):
             other.restore(state)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from rl.ask import main, scene_question, trained_tools
+from rl.ask import main, saved_config, scene_question, trained_tools
 from rl.episode import Drawing, Episode, drawing_of, episode_of, value_of
 from rl.types import Completion, Turn
 from rl.viewer import (
@@ -206,10 +206,9 @@ def test_a_scene_question_knows_its_answer(tmp_path: Path) -> None:
 
 
 def test_the_tools_of_a_run_are_read_from_its_config(tmp_path: Path) -> None:
-    assert trained_tools(tmp_path) is None
+    assert trained_tools(saved_config(tmp_path)).config == "demo"
     (tmp_path / "config.yaml").write_text("tools: {config: demo, show: [vision_ops.index_at]}\n")
-    found = trained_tools(tmp_path / "final")
-    assert found is not None
+    found = trained_tools(saved_config(tmp_path / "final"))
     assert (found.config, found.show) == ("demo", ["vision_ops.index_at"])
 
 

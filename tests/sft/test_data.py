@@ -65,7 +65,7 @@ def test_image_entries_may_be_paths_structs_and_data_uris(tmp_path: Path, tiny: 
 
 
 def test_a_mark_in_an_assistants_text_is_no_image(tmp_path: Path) -> None:
-    turns: list[Json] = [*TURNS, {"from": "gpt", "value": "an <image> tag"}]
+    turns: list[Json] = [*TURNS[:-1], {"from": "gpt", "value": "an <image> tag"}]
     assert load_transcripts(write(tmp_path, row(conversations=turns)))
 
 
@@ -80,6 +80,9 @@ def test_a_mark_in_an_assistants_text_is_no_image(tmp_path: Path) -> None:
         ({"conversations": [{"from": "gpt", "value": 3}]}, "needs one of .* and a text"),
         ({"conversations": ["hi"]}, "is no object"),
         ({"images": "a.png"}, "images"),
+        ({"conversations": [*TURNS, TURNS[-1]]}, "of the assistant, a turn of the user must"),
+        ({"conversations": [TURNS[0], TURNS[0], TURNS[1]]}, "of the user, a turn of the assistant"),
+        ({"conversations": [{"from": "gpt", "value": "<|image_pad|>"}]}, "holds <.image_pad.>"),
     ],
 )
 def test_a_bad_row_is_named_with_what_is_wrong(

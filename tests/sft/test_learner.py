@@ -13,6 +13,7 @@ from sft.learner import Learner, rate_factor
 from sft.model import load_model
 from sft.render import Renderer
 from sft.sample import TrainingSample
+from toolshed.errors import ConfigError
 from toolshed.images import make_image
 from toolshed.types import Message, ToolImage
 
@@ -48,7 +49,7 @@ def samples(renderer: Renderer) -> list[TrainingSample]:
     return made
 
 
-def learner(tiny: Path, *, max_tokens: int = 4096, pack: bool = True, **optim: Any) -> Learner:
+def learner(tiny: Path, *, max_tokens: int = 4096, **optim: Any) -> Learner:
     return Learner(
         load_model(tiny),
         Renderer.load(tiny),
@@ -56,7 +57,6 @@ def learner(tiny: Path, *, max_tokens: int = 4096, pack: bool = True, **optim: A
         frozen="none",
         total_steps=10,
         max_tokens=max_tokens,
-        pack=pack,
     )
 
 
@@ -65,20 +65,26 @@ def gradient(taught: Learner) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("max_tokens", "pack"), [(4096, False), (300, True), (150, True), (1, True), (600, False)]
+    ("max_tokens", "overhead"), [(4096, 10**9), (4096, 0), (300, 64), (150, 64), (1, 64)]
 )
 def test_loss_and_gradient_do_not_depend_on_micro_batching_packing_or_padding(
-    tiny: Path, max_tokens: int, pack: bool
+    tiny: Path, max_tokens: int, overhead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, other = learner(tiny), learner(tiny, max_tokens=max_tokens, pack=pack)
+    plain, other = learner(tiny), learner(tiny, max_tokens=max_tokens)
     batch = samples(plain.renderer)
-    first, second = plain.forward_backward(batch), other.forward_backward(batch)
+    first = plain.forward_backward(batch)
+    # A large overhead packs and pads everything into one batch, none cuts by length.
+    monkeypatch.setattr("sft.batch._OVERHEAD_PLACES", overhead)
+    second = other.forward_backward(batch)
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
     reference, got = gradient(plain), gradient(other)
     assert float((got - reference).norm() / reference.norm()) <= 1e-5
 
 
-def test_packed_sequences_do_not_see_each_other(tiny: Path) -> None:
+def test_packed_sequences_do_not_see_each_other(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sft.batch._OVERHEAD_PLACES", 10**9)
     taught = learner(tiny)
     batch = samples(taught.renderer)
     alone = [
@@ -164,3 +170,14 @@ def test_rates_warm_up_stay_and_fall() -> None:
     assert set(rates[4:11]) == {1.0}
     assert rates[20] == pytest.approx(0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_move(tiny: Path) -> None:
+    taught = learner(tiny)
+    before = [parameter.detach().clone() for parameter in taught.model.parameters()]
+    taught.forward_backward(samples(taught.renderer))
+    next(p for p in taught.model.parameters() if p.grad is not None).grad[0] = float("nan")
+    with pytest.raises(ConfigError, match="gradient of step 1 is nan"):
+        taught.optim_step()
+    after = list(taught.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

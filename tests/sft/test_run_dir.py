@@ -58,7 +58,9 @@ def test_a_second_process_is_refused_until_the_first_has_ended(run: RunDir) -> N
 
 
 def test_a_folder_with_another_config_is_refused(run: RunDir) -> None:
+    run.save_config("steps: 3\n")
     run.save_config("steps: 1\n")
+    run.log(1, {"loss": 1.0})
     run.save_config("steps: 1\n")
     with pytest.raises(ConfigError, match=r"choose another out="):
         run.save_config("steps: 2\n")

@@ -1,0 +1,134 @@
+"""RL runs with live tools: what they leave behind, whose failure is whose, bad input, going on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl.config import QuestionsConfig, RLConfig
+from rl.rewards import RewardRule
+from rl.tabletop import Order, write_dataset
+from rl.train import main, train
+from scripts.bench.puppet import Puppet
+from sft.checkpoint import SCHEMA_FILE
+from sft.config import OptimConfig, ToolsConfig
+from sft.render import Renderer
+from toolshed.chat import write_call
+from toolshed.config import parse_tools
+from toolshed.errors import ConfigError, ToolFailure
+from toolshed.shed import Toolshed
+from toolshed.types import Json
+
+LIGHT = "{replies: compact, roborefer: {backend: light, show: [detect_one]}}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("questions") / "point.parquet"
+    write_dataset(path, Order(kinds=("point",), num=6, size=112))
+    return path
+
+
+@pytest.fixture
+def config(tiny: Path, data: Path, tmp_path: Path) -> RLConfig:
+    (tmp_path / "tools.yaml").write_text(LIGHT)
+    return RLConfig(
+        model=str(tiny),
+        out=str(tmp_path / "run"),
+        data=[QuestionsConfig(path=str(data))],
+        tools=ToolsConfig(config=str(tmp_path / "tools.yaml")),
+        # A random model is never right: rewards differ by form alone.
+        reward=RewardRule(correct=0.5, format=0.5),
+        steps=2,
+        num_prompts=2,
+        group_size=2,
+        width=4,
+        max_turns=2,
+        max_tokens=24,
+        max_turn_tokens=12,
+        max_length=256,
+        save_every=1,
+        optim=OptimConfig(lr=1e-3),
+        tensorboard=False,
+    )
+
+
+def lines(config: RLConfig) -> list[dict[str, float]]:
+    text = (Path(config.out) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_run_leaves_metrics_trajectories_and_a_checkpoint(config: RLConfig) -> None:
+    final = train(replace(config, val_data=config.data[0].path, val_every=2, val_limit=3))
+    told = lines(config)
+    assert [line["step"] for line in told] == [1, 2]
+    assert {"reward", "accuracy", "call_rate", "dead_groups", "failures", "step_s"} <= set(told[0])
+    assert "val_accuracy" not in told[0]
+    assert (told[1]["val_accuracy"], told[1]["val_failures"]) == (0.0, 0)
+    assert (final / SCHEMA_FILE).exists()
+    dumped = (Path(config.out) / "trajectories.jsonl").read_text().splitlines()
+    assert len(dumped) == 2 * 2 * 2
+    before = told
+    train(replace(config, val_data=config.data[0].path, val_every=2, val_limit=3))
+    assert lines(config) == before
+
+
+def test_broken_tools_stop_a_run_and_are_nobodys_wrong_answers(
+    config: RLConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = write_call("roborefer.detect_one", {"obj_name": "red cube", "image_index": 0})
+
+    def caller(model: Any, renderer: Renderer, **options: int) -> Puppet:
+        return Puppet(model, renderer, lambda prompt: call, **options)
+
+    monkeypatch.setattr("rl.policy.transformers.TransformersPolicy", caller)
+    config = replace(config, max_tokens=128, max_turn_tokens=64)
+    broken: dict[str, Json] = {
+        "backend": "tests.rl.camera_tools:BrokenPointing",
+        "show": ["detect_one"],
+    }
+    shed = Toolshed.open(parse_tools({"roborefer": broken}))
+    with pytest.raises(ToolFailure, match="4 of 4 trajectories after step 0 failed, the last with"):
+        train(config, shed)
+    assert not (Path(config.out) / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": []}, "no questions: give data"),
+        ({"data": [QuestionsConfig(path="none.parquet")]}, "none.parquet"),
+        ({"val_data": "none.parquet"}, "none.parquet"),
+        ({"model": "nowhere"}, "nowhere is no checkpoint"),
+        ({"tools": ToolsConfig(config="dem")}, "demo"),
+        ({"steps": 0}, "steps=0"),
+        ({"frozen": "tower"}, "frozen='tower' is none of vision, none"),
+        ({"val_every": 2}, "val_every=2 needs val_data="),
+        ({"out": ""}, "out="),
+    ],
+)
+def test_bad_input_stops_before_any_work(
+    config: RLConfig, change: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        train(replace(config, **change))  # type: ignore[arg-type]
+    assert not Path(config.out).exists()
+
+
+def test_tools_that_cannot_be_had_leave_nothing_that_hinders_the_next_try(config: RLConfig) -> None:
+    with pytest.raises(ConfigError, match="real"):
+        train(replace(config, tools=ToolsConfig(config="point"), schema="any"))
+    assert train(config).exists()
+
+
+def test_the_command_line_says_what_is_wrong_and_ends_with_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["demo", "step=3"]) == 2
+    assert "did you mean steps?" in capsys.readouterr().err
+    assert main(["demo", "model=nowhere", "data=[{path: none.parquet}]", "out=none"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
