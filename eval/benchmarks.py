@@ -10,12 +10,9 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rl.types import Question
 from toolshed.errors import ConfigError
-
-Metric = Literal["share", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,8 +23,6 @@ class Benchmark:
     """Questions of the published set; for the tabletop, how many are made."""
     kinds: tuple[str, ...]
     """Answer kinds that its rows may have, keys of ``rl.rewards.KINDS``."""
-    metric: Metric
-    """``share`` of right answers with Wilson's interval, or ``mean`` score with a bootstrap's."""
     scored: str
     """What one score is, for people."""
     repository: str = ""
@@ -39,101 +34,75 @@ TABLETOP = "tabletop-"
 
 BENCHMARKS: dict[str, Benchmark] = {
     "tabletop-point": Benchmark(
-        size=256, kinds=("point_object",), metric="share", scored="inside the visible mask"
+        size=256, kinds=("point_object",), scored="inside the visible mask"
     ),
-    "tabletop-depth": Benchmark(
-        size=256, kinds=("number",), metric="share", scored="within 0.02 m"
-    ),
-    "tabletop-leftmost": Benchmark(
-        size=256, kinds=("number",), metric="share", scored="within 0.02 m"
-    ),
-    "tabletop-nearer": Benchmark(
-        size=512, kinds=("choice",), metric="share", scored="the exact name"
-    ),
-    "tabletop-choice": Benchmark(
-        size=256, kinds=("choice",), metric="share", scored="the right letter"
-    ),
-    "tabletop-yesno": Benchmark(
-        size=256, kinds=("yesno",), metric="share", scored="the right word"
-    ),
-    "tabletop-number": Benchmark(
-        size=256, kinds=("number",), metric="share", scored="within 0.02 m"
-    ),
+    "tabletop-depth": Benchmark(size=256, kinds=("number",), scored="within 0.02 m"),
+    "tabletop-leftmost": Benchmark(size=256, kinds=("number",), scored="within 0.02 m"),
+    "tabletop-nearer": Benchmark(size=512, kinds=("choice",), scored="the exact name"),
+    "tabletop-choice": Benchmark(size=256, kinds=("choice",), scored="the right letter"),
+    "tabletop-yesno": Benchmark(size=256, kinds=("yesno",), scored="the right word"),
+    "tabletop-number": Benchmark(size=256, kinds=("number",), scored="within 0.02 m"),
     "tabletop-point_object": Benchmark(
-        size=256, kinds=("point_object",), metric="share", scored="inside the visible mask"
+        size=256, kinds=("point_object",), scored="inside the visible mask"
     ),
     "tabletop-point_free": Benchmark(
-        size=256, kinds=("point_free",), metric="share", scored="inside the free region"
+        size=256, kinds=("point_free",), scored="inside the free region"
     ),
-    "tabletop-pose": Benchmark(
-        size=100, kinds=("pose",), metric="mean", scored="overlap of the corners' hulls"
-    ),
-    "tabletop-grasp": Benchmark(size=100, kinds=("grasp",), metric="mean", scored="MACE"),
-    "tabletop-pick": Benchmark(
-        size=100, kinds=("pick",), metric="share", scored="lifted, by physics"
-    ),
+    "tabletop-pose": Benchmark(size=100, kinds=("pose",), scored="overlap of the corners' hulls"),
+    "tabletop-grasp": Benchmark(size=100, kinds=("grasp",), scored="MACE"),
+    "tabletop-pick": Benchmark(size=100, kinds=("pick",), scored="lifted, by physics"),
     "tabletop-place": Benchmark(
-        size=100, kinds=("place",), metric="share", scored="within 3 cm of the goal, by physics"
+        size=100, kinds=("place",), scored="within 3 cm of the goal, by physics"
     ),
     "robospatial": Benchmark(
         size=350,
         kinds=("yesno", "point_free"),
-        metric="share",
         scored="the right word; inside the hull of the vacant region",
         repository=_PUBLISHED,
     ),
     "reflocation": Benchmark(
         size=100,
         kinds=("point_object",),
-        metric="share",
         scored="inside the mask",
         repository=_PUBLISHED,
     ),
     "refplacement": Benchmark(
         size=100,
         kinds=("point_object",),
-        metric="share",
         scored="inside the mask",
         repository=_PUBLISHED,
     ),
     "refunseen": Benchmark(
         size=77,
         kinds=("point_object",),
-        metric="share",
         scored="inside the mask",
         repository=_PUBLISHED,
     ),
     "blinkdepth": Benchmark(
         size=124,
         kinds=("choice",),
-        metric="share",
         scored="the right letter",
         repository=_PUBLISHED,
     ),
     "cvb2drelation": Benchmark(
         size=650,
         kinds=("choice",),
-        metric="share",
         scored="the right letter",
         repository=_PUBLISHED,
     ),
     "cvb3ddepth": Benchmark(
         size=600,
         kinds=("choice",),
-        metric="share",
         scored="the right letter",
         repository=_PUBLISHED,
     ),
     "boppose": Benchmark(
         size=60,
         kinds=("pose",),
-        metric="mean",
         scored="overlap of the corners' hulls",
         repository=_PUBLISHED,
     ),
-    "bopgrasp": Benchmark(
-        size=60, kinds=("grasp",), metric="mean", scored="MACE", repository=_PUBLISHED
-    ),
+    "bopgrasp": Benchmark(size=60, kinds=("grasp",), scored="MACE", repository=_PUBLISHED),
 }
 
 
@@ -162,6 +131,15 @@ def data_file(key: str, data: Path | None) -> Path | None:
     )
 
 
+def origin_of(key: str, data: Path | None) -> str:
+    """Where the questions come from, for people: a given folder may lack a tabletop set."""
+    path = data_file(key, data)
+    if path is not None:
+        return str(path)
+    made = "the tabletop, made on demand"
+    return made if data is None else f"{made} ({data} holds no {key}.parquet)"
+
+
 def load_benchmark(
     key: str, data: Path | None, made: Path, *, limit: int = 0, seed: int = 0
 ) -> list[Question]:
@@ -183,15 +161,16 @@ def load_benchmark(
     return _part(questions, limit, seed)
 
 
-EVAL_SEED = 7_000
-"""Of tabletop data sets made here; no training config draws from it."""
+EVAL_SEED = 2_147_000_777
+"""Of tabletop data sets made here: near the end of the seeds that there are, and in its last three
+digits none that the demo makes of its own seed, so nobody trains on these scenes."""
 
 
 def _made(key: str, folder: Path, limit: int) -> Path:
     from rl.tabletop import Order, write_dataset
 
     num = limit or BENCHMARKS[key].size
-    path = folder / f"{key}-{num}.parquet"
+    path = folder / f"seed{EVAL_SEED}" / f"{key}-{num}.parquet"
     if not path.is_file():
         order = Order(kinds=(key.removeprefix(TABLETOP),), num=num, seed=EVAL_SEED)
         write_dataset(path, order)

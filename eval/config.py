@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from sft.config import DTYPES, SCHEMA_POLICIES, ToolsConfig, check_choice, check_positive
+from sft.config import DTYPES, SCHEMA_POLICIES, ToolsConfig, check_choice, check_positive, to_yaml
+from toolshed.errors import ConfigError
+from toolshed.types import Json
+
+CONFIG_FILE = "config.yaml"
+REWARDS = ("default", "demo")
+FREE_KEYS = (
+    *("data", "out", "schema", "limit", "greedy", "draws"),
+    *("width", "threads", "max_failures", "keep_pictures"),
+)
+"""Keys that decide what is asked and how fast, never what the answer to a question is. Rows know
+their question themselves."""
 
 
 @dataclass
@@ -44,10 +56,62 @@ class EvalConfig:
     """Share of episodes that our machinery may break before the run stops."""
     keep_pictures: int = 24
     """Questions per benchmark whose pictures are kept for the report."""
+    threads: int = 1
+    """CPU threads; on small models a second one costs more than it brings."""
     device: str = "cpu"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES)
-        check_positive(self, "temperature", "width", "max_turns", "max_calls")
+        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES, reward=REWARDS)
+        check_positive(self, "temperature", "width", "threads", "max_turns", "max_calls")
         check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
+
+
+def check_same_settings(out: Path, config: EvalConfig) -> None:
+    """ConfigError where the rows of a folder were answered under other settings."""
+    if not any(path.stat().st_size for path in (out / "rows").glob("*.jsonl")):
+        return
+    path = out / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{out} holds rows, but no {CONFIG_FILE} that says how they were asked; "
+            "give another out=, or delete the folder to start again"
+        )
+    before = _flat(EvalConfig()) | _read(path)
+    changed = [
+        f"{key}={before[key]} there, {key}={value} now"
+        for key, value in _flat(config).items()
+        if key not in FREE_KEYS and before[key] != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{out} holds answers to other settings ({'; '.join(changed)}); "
+            "give another out=, or delete the folder to start again"
+        )
+
+
+def _read(path: Path) -> dict[str, Json]:
+    import yaml
+
+    try:
+        return _leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no config of eval.run; give another out=, or delete the folder"
+        ) from error
+
+
+def _flat(config: EvalConfig) -> dict[str, Json]:
+    import yaml
+
+    return _leaves(yaml.safe_load(to_yaml(config)))
+
+
+def _leaves(tree: dict[str, Json], prefix: str = "") -> dict[str, Json]:
+    """The entries of nested mappings under dotted keys."""
+    found: dict[str, Json] = {}
+    for key, value in tree.items():
+        found |= (
+            _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rl.data import load_questions, write_questions
 from rl.drills import Row, make_direct, make_drills, make_naming, write_rows
-from rl.tabletop import Order, best_picture_rule, write_dataset
+from rl.tabletop import SCENES_PER_SEED, Order, best_picture_rule, write_dataset
 from rl.types import Question
 from sft.data import SourceConfig
 from sft.train import SFTConfig, train
@@ -26,12 +26,23 @@ DIRECT_SHARE = 0.3
 """Of the traces' mixture: real teacher data holds answers without tools as well."""
 NUM_TRACES = 2000
 NUM_DRILLS = 800
+DRILL_KINDS = ("depth", "depth", "point", "nearer", "nearer")
 MIX, DRILLS, NAMING = "traces", "drills", "naming"
+SCENES_PER_QUESTION = 20
+"""More scenes than a data set ever looks at for one question of each kind: one or two do."""
+BASE_SCENES = 10_000
+"""Between the bases of two seeds; a base draws a few hundred pictures."""
 
 
 def base_scene_seed(seed: int) -> int:
     """First scene of the base's pictures; data sets use seeds times a million."""
-    return 4_000_000_000 + seed * 10_000
+    return 4_000_000_000 + seed * BASE_SCENES
+
+
+def scenes_of(order: Order) -> range:
+    """The numbers of the scenes that a data set is drawn from."""
+    first = order.seed * SCENES_PER_SEED
+    return range(first, first + SCENES_PER_QUESTION * order.num)
 
 
 def orders(name: str, seed: int, smoke: bool) -> tuple[Order, ...]:
@@ -83,31 +94,61 @@ def prompts(out: Path) -> str:
 # ---- SFT ----------------------------------------------------------------------------------------
 
 
-def fine_tune(out: Path, name: str, config: SFTConfig) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """What an SFT stage learns from, besides its questions and traces."""
+
+    shares: tuple[SourceConfig, ...]
+    """Share of the steps and batch size of each file, named without its folder."""
+    kinds: tuple[tuple[str, float], ...]
+    """Weight of each kind of question."""
+    num_traces: int = 0
+    """0 for direct answers alone."""
+    direct_share: float = 1.0
+    num_drills: int = 0
+    drill_kinds: tuple[str, ...] = ()
+
+
+def mixture(*, with_tools: bool) -> Mixture:
+    """The mixture of an SFT stage; without tools it holds direct answers and naming alone."""
+    kinds = tuple(WEIGHTS.items())
+    naming = SourceConfig(weight=0.22, batch_size=24, name=NAMING)
+    if not with_tools:
+        direct = SourceConfig(weight=0.78, batch_size=12, name=MIX)
+        return Mixture(shares=(direct, naming), kinds=kinds)
+    traces = SourceConfig(weight=0.5, batch_size=12, name=MIX)
+    drills = SourceConfig(weight=0.28, batch_size=4, name=DRILLS)
+    return Mixture(
+        shares=(traces, naming, drills),
+        kinds=kinds,
+        num_traces=NUM_TRACES,
+        direct_share=DIRECT_SHARE,
+        num_drills=NUM_DRILLS,
+        drill_kinds=DRILL_KINDS,
+    )
+
+
+def fine_tune(out: Path, name: str, config: SFTConfig, parts: Mixture) -> None:
     """Write the mixture's files and train on them."""
-    seed = config.seed
-    train_questions = [q for kind in WEIGHTS for q in questions(out, "train", kind)]
-    folder = out / "traces" / name
-    free = name == "toolfree_sft"
-    rows = make_direct(train_questions) if free else _mixture(out, train_questions, seed)
-    write_rows(folder / f"{MIX}.json", rows)
-    write_rows(folder / f"{NAMING}.json", make_naming(questions(out, "train", "leftmost")))
-    sources = [
-        SourceConfig(path=str(folder / f"{MIX}.json"), weight=0.5, batch_size=12, name=MIX),
-        SourceConfig(path=str(folder / f"{NAMING}.json"), weight=0.22, batch_size=24, name=NAMING),
-    ]
-    if free:
-        sources[0].weight = 0.78
+    train_questions = [q for kind, _ in parts.kinds for q in questions(out, "train", kind)]
+    if parts.num_traces:
+        rows = _traces(out, train_questions, parts, config.seed)
     else:
-        kinds = ("depth", "depth", "point", "nearer", "nearer")
-        write_rows(folder / f"{DRILLS}.json", make_drills(NUM_DRILLS, seed, kinds))
-        path = str(folder / f"{DRILLS}.json")
-        sources.append(SourceConfig(path=path, weight=0.28, batch_size=4, name=DRILLS))
+        rows = make_direct(train_questions)
+    files = {
+        MIX: rows,
+        NAMING: make_naming(questions(out, "train", "leftmost")),
+        DRILLS: make_drills(parts.num_drills, config.seed, parts.drill_kinds),
+    }
+    folder = out / "traces" / name
+    sources = [replace(share, path=str(folder / f"{share.name}.json")) for share in parts.shares]
+    for source in sources:
+        write_rows(Path(source.path), files[source.name])
     train(replace(config, sources=sources))
     _write_shares(out / name, sources, rows)
 
 
-def _mixture(out: Path, train_questions: list[Question], seed: int) -> list[Row]:
+def _traces(out: Path, train_questions: list[Question], parts: Mixture, seed: int) -> list[Row]:
     """Traces of both teachers in the kinds' shares, and direct answers for the stated share."""
     rng = np.random.default_rng(seed)
     traces = [
@@ -115,13 +156,13 @@ def _mixture(out: Path, train_questions: list[Question], seed: int) -> list[Row]
         for name in ("distilled", "teacher")
         for row in _relative(json.loads((out / "traces" / f"{name}.json").read_text()), out)
     ]
-    whole = sum(WEIGHTS.values())
-    num_direct = round(NUM_TRACES * DIRECT_SHARE / (1 - DIRECT_SHARE))
+    whole = sum(weight for _, weight in parts.kinds)
+    num_direct = round(parts.num_traces * parts.direct_share / (1 - parts.direct_share))
     rows: list[Row] = []
-    for kind, weight in WEIGHTS.items():
+    for kind, weight in parts.kinds:
         known = [row for row in traces if row["question_type"] == kind]
         direct = make_direct([q for q in train_questions if _is(q, kind)])
-        rows += _some(known, round(NUM_TRACES * weight / whole), rng)
+        rows += _some(known, round(parts.num_traces * weight / whole), rng)
         rows += _some(direct, round(num_direct * weight / whole), rng)
     return [rows[i] for i in rng.permutation(len(rows))]
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval import demo_data
-from eval.evaluate import Asked, Asking, evaluate
+from eval.config import EvalConfig
+from eval.evaluate import Asked, asking_of, evaluate, limits_of, player_of
 from eval.identity import policy_identity
-from eval.stages import BY_NAME, TASKS, Stage
-from rl.player import load_player
+from eval.stages import BY_NAME, CEILING, Stage
 from rl.policy.scripted import ScriptedPolicy
-from rl.rewards import DEMO_RULE
-from rl.rollout import Limits, Player
+from rl.rollout import Player
 from rl.teacher import teach
 from rl.types import Question
 from sft.checkpoint import resolve_checkpoint
@@ -23,11 +22,6 @@ from toolshed.images import load_image
 from toolshed.shed import Toolshed
 from toolshed.types import ToolImage
 
-WIDTH = 64
-MAX_LENGTH = 320
-LIMITS = Limits(max_turns=7, max_tokens=220)
-SAMPLED_TOKENS = 64
-"""Of one turn."""
 POINT_TOOLS = ("roborefer.detect_one",)
 FOLDERS = {"base_raw": "base/raw", "swapped_image": "full_rl"}
 """Checkpoint of a stage that is not named after its folder."""
@@ -37,18 +31,28 @@ FOLDERS = {"base_raw": "base/raw", "swapped_image": "full_rl"}
 class EvaluateConfig:
     """What the answers of a stage depend on besides its weights."""
 
-    stage: str
+    stage: Stage
     tools: str
     """``demo`` (all), ``point`` (step 1's), ``base`` (step 1's for ``point``), ``none``."""
-    seed: int
-    smoke: bool
+    settings: EvalConfig
+    """Of ``configs/eval/demo.yaml``; how many answers is the stage's affair."""
 
-    def stage_plan(self) -> Stage:
-        plan = BY_NAME[self.stage]
-        if not self.smoke:
-            return plan
-        sampled = 4 if plan.num_sampled else 0
-        return replace(plan, num_greedy=4, num_greedy_nearer=4, num_sampled=sampled)
+
+def stage_plan(name: str, *, smoke: bool) -> Stage:
+    """What is asked of a stage, or of the scripted teacher: every test question, greedily."""
+    plan = BY_NAME.get(name) or Stage(
+        name=CEILING,
+        label="tool ceiling",
+        lane="control",
+        remark="the scripted teacher over the same tools",
+        num_greedy=256,
+        num_greedy_nearer=512,
+        num_sampled=0,
+    )
+    if not smoke:
+        return plan
+    sampled = 4 if plan.num_sampled else 0
+    return replace(plan, num_greedy=4, num_greedy_nearer=4, num_sampled=sampled)
 
 
 def evaluate_stage(out: Path, config: EvaluateConfig) -> None:
@@ -57,15 +61,15 @@ def evaluate_stage(out: Path, config: EvaluateConfig) -> None:
 
 
 async def _evaluate_stage(out: Path, config: EvaluateConfig) -> None:
-    plan = config.stage_plan()
-    folder = resolve_checkpoint(out / FOLDERS.get(config.stage, config.stage))
-    player = load_player(folder, None, limits=LIMITS, width=WIDTH, max_length=MAX_LENGTH)
+    name = config.stage.name
+    folder = resolve_checkpoint(out / FOLDERS.get(name, name))
+    player = player_of(config.settings, folder, None)
     identity = policy_identity(folder)
-    for point_only, tasks in _task_groups(config.tools, plan.tasks):
-        shed = _open(out, config.tools, point_only)
+    for point_only, tasks in _task_groups(config.tools, config.stage.tasks):
+        shed = _open(config, point_only)
         try:
             for task in tasks:
-                await _ask(out, config, plan, task, replace(player, shed=shed), identity)
+                await _ask(out, config, task, replace(player, shed=shed), identity)
         finally:
             if shed is not None:
                 await shed.aclose()
@@ -79,27 +83,28 @@ def _task_groups(tools: str, tasks: Sequence[str]) -> list[tuple[bool, list[str]
     return [(only, group) for only, group in ((True, alone), (False, rest)) if group]
 
 
-def _open(out: Path, tools: str, point_only: bool) -> Toolshed | None:
-    if tools == "none":
+def _open(config: EvaluateConfig, point_only: bool) -> Toolshed | None:
+    if config.tools == "none":
         return None
-    return Toolshed.open(
-        load_tools(out / "tools.yaml"), show=list(POINT_TOOLS) if point_only else None
-    )
+    tools = load_tools(config.settings.tools.config)
+    return Toolshed.open(tools, show=list(POINT_TOOLS) if point_only else None)
 
 
-async def _ask(
-    out: Path, config: EvaluateConfig, plan: Stage, task: str, player: Player, identity: str
-) -> None:
+async def _ask(out: Path, config: EvaluateConfig, task: str, player: Player, identity: str) -> None:
+    stage = config.stage
     questions = demo_data.questions(out, "test", task)
-    pictures = _exchanged(questions) if config.stage == "swapped_image" else None
+    pictures = _exchanged(questions) if stage.name == "swapped_image" else None
     asked = Asked(
-        out=out / "rows" / f"{config.stage}.jsonl", policy=identity, prompt_pictures=pictures
+        out=out / "rows" / f"{stage.name}.jsonl",
+        policy=identity,
+        prompt_pictures=pictures,
+        keep_pictures=config.settings.keep_pictures,
     )
-    asking = Asking(max_tokens=SAMPLED_TOKENS, width=WIDTH, seed=config.seed, rule=DEMO_RULE)
-    await evaluate(questions[: plan.greedy(task)], player, asked, asking)
-    if plan.num_sampled:
-        sampled = replace(asking, temperature=1.0, draws=plan.draws)
-        await evaluate(questions[: plan.num_sampled], player, asked, sampled)
+    asking = asking_of(config.settings)
+    await evaluate(questions[: stage.greedy(task)], player, asked, asking)
+    if stage.num_sampled:
+        sampled = replace(asking, temperature=config.settings.temperature, draws=stage.draws)
+        await evaluate(questions[: stage.num_sampled], player, asked, sampled)
 
 
 def _exchanged(questions: Sequence[Question]) -> dict[str, ToolImage]:
@@ -119,14 +124,15 @@ def tool_ceiling(out: Path, config: EvaluateConfig) -> None:
 
 
 async def _tool_ceiling(out: Path, config: EvaluateConfig) -> None:
-    shed = _open(out, config.tools, False)
-    player = Player(policy=ScriptedPolicy(teach), renderer=None, shed=shed, limits=LIMITS)
-    asked = Asked(out=out / "rows" / "tool_ceiling.jsonl", policy="teacher", keep_pictures=0)
-    asking = Asking(width=WIDTH, seed=config.seed, rule=DEMO_RULE)
+    shed = _open(config, False)
+    player = Player(
+        policy=ScriptedPolicy(teach), renderer=None, shed=shed, limits=limits_of(config.settings)
+    )
+    asked = Asked(out=out / "rows" / f"{CEILING}.jsonl", policy="teacher", keep_pictures=0)
     try:
-        for task in TASKS:
-            questions = demo_data.questions(out, "test", task)
-            await evaluate(questions[:4] if config.smoke else questions, player, asked, asking)
+        for task in config.stage.tasks:
+            questions = demo_data.questions(out, "test", task)[: config.stage.greedy(task)]
+            await evaluate(questions, player, asked, asking_of(config.settings))
     finally:
         if shed is not None:
             await shed.aclose()

@@ -1,7 +1,8 @@
 """The demo's stages: what each one makes, from what, and with which config.
 
 A stage is a function of its resolved configs and of its inputs; the hash of both decides whether
-it has to run again. The configs are those of ``configs/*/demo.yaml`` and a few words.
+it has to run again. The configs are those of ``configs/*/demo.yaml`` and a few words, the content
+of the tool YAML, and the demo's own numbers: kinds and weights, the mixture, how many answers.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from functools import partial
 from pathlib import Path
 
 from eval import demo_data
-from eval.demo_evaluate import EvaluateConfig, evaluate_stage, tool_ceiling
+from eval.config import EvalConfig
+from eval.demo_evaluate import EvaluateConfig, evaluate_stage, stage_plan, tool_ceiling
+from eval.stages import CEILING
 from rl.collect import TEACHER, CollectConfig, collect, prepare
 from rl.config import RLConfig
 from rl.tiny import TinyConfig, make_base
 from sft.config import load_config
 from sft.train import SFTConfig
+from toolshed.config import ToolshedConfig, load_tools
 
 POINT_TOOL = "roborefer.detect_one"
 
@@ -36,10 +40,6 @@ class DemoSettings:
     def tools(self) -> Path:
         """The demo's tool YAML with the address of the running tool server."""
         return self.out / "tools.yaml"
-
-    @property
-    def address_file(self) -> Path:
-        return self.out / "ray_address.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +105,8 @@ class _Demo:
     """Builds the works of one run."""
 
     settings: DemoSettings
+    tools: ToolshedConfig
+    """What is in the tool YAML; configs only name its file."""
     works: list[Work] = field(default_factory=list)
 
     @property
@@ -124,7 +126,7 @@ class _Demo:
                     name=f"data_{name}",
                     needs=(),
                     seconds=seconds,
-                    config=order,
+                    config=(order, tuple(demo_data.WEIGHTS)),
                     run=partial(demo_data.make, self.out, name, order),
                     folder=self.out / "data" / name,
                     tools=False,
@@ -140,7 +142,7 @@ class _Demo:
                 name="teacher",
                 needs=("data_train",),
                 seconds=25.0,
-                config=config,
+                config=(config, self.tools),
                 run=lambda: _collect(TEACHER, data, out, config),
                 files=(out,),
             )
@@ -157,7 +159,7 @@ class _Demo:
                 name="distilled",
                 needs=("point_rl", "data_train"),
                 seconds=8.0,
-                config=config,
+                config=(config, self.tools),
                 run=lambda: _collect(str(self.out / "point_rl"), data, out, config),
                 files=(out,),
             )
@@ -182,7 +184,7 @@ class _Demo:
                 name="base",
                 needs=(),
                 seconds=110.0,
-                config=config,
+                config=(config, self.tools),
                 run=lambda: _quiet(make_base(config)),
                 folder=self.out / "base",
                 tools=False,
@@ -199,13 +201,14 @@ class _Demo:
             *(steps if self.settings.smoke else []),
         ]
         config = load_config(SFTConfig, "sft", "demo", words)
+        parts = demo_data.mixture(with_tools=config.tools.config != "none")
         self.add(
             Work(
                 name=name,
                 needs=needs,
                 seconds=95.0 if name == "sft" else 55.0,
-                config=config,
-                run=lambda: demo_data.fine_tune(self.out, name, config),
+                config=(config, parts, self.tools),
+                run=lambda: demo_data.fine_tune(self.out, name, config, parts),
                 folder=self.out / name,
                 tools=False,
             )
@@ -226,7 +229,7 @@ class _Demo:
                 name=name,
                 needs=(start, "data_train"),
                 seconds=seconds,
-                config=config,
+                config=(config, self.tools),
                 run=lambda: _train_rl(config),
                 folder=self.out / name,
             )
@@ -235,24 +238,43 @@ class _Demo:
     # ---- evaluation -----------------------------------------------------------------------------
 
     def evaluate(self, name: str, needs: tuple[str, ...], seconds: float, tools: str) -> None:
-        config = EvaluateConfig(
-            stage=name, tools=tools, seed=self.settings.seed, smoke=self.settings.smoke
-        )
+        config = self._evaluate_config(name, tools)
         self.add(
             Work(
                 name=f"eval_{name}",
                 needs=(*needs, "data_test"),
                 seconds=seconds,
-                config=config,
+                config=(config, self.tools),
                 run=lambda: evaluate_stage(self.out, config),
                 files=(self.out / "rows" / f"{name}.jsonl",),
             )
         )
 
+    def ceiling(self) -> None:
+        config = self._evaluate_config(CEILING, "demo")
+        self.add(
+            Work(
+                name=CEILING,
+                needs=("data_test",),
+                seconds=12.0,
+                config=(config, self.tools),
+                run=lambda: tool_ceiling(self.out, config),
+                files=(self.out / "rows" / f"{CEILING}.jsonl",),
+            )
+        )
+
+    def _evaluate_config(self, name: str, tools: str) -> EvaluateConfig:
+        words = [f"tools.config={self.settings.tools}", f"seed={self.settings.seed}"]
+        return EvaluateConfig(
+            stage=stage_plan(name, smoke=self.settings.smoke),
+            tools=tools,
+            settings=load_config(EvalConfig, "eval", "demo", words),
+        )
+
 
 def works(settings: DemoSettings) -> list[Work]:
     """All works of a run, most urgent first: the long chain, then what hangs on it."""
-    demo = _Demo(settings)
+    demo = _Demo(settings, load_tools(settings.tools))
     tools = f"tools.config={settings.tools}"
     point_words = _point_words(settings)
     full_words = [tools, f"data={demo_data.prompts(settings.out)}"]
@@ -282,7 +304,7 @@ def works(settings: DemoSettings) -> list[Work]:
     demo.evaluate("shuffled_point_rl", ("shuffled_point_rl",), 4.0, "point")
     demo.evaluate("shuffled_rl", ("shuffled_rl",), 25.0, "demo")
     demo.evaluate("swapped_image", ("full_rl",), 8.0, "demo")
-    _add_ceiling(demo)
+    demo.ceiling()
     return demo.works
 
 
@@ -297,22 +319,6 @@ def _point_words(settings: DemoSettings) -> list[str]:
         "optim.lr=1.0e-4",
         "optim.schedule=constant",
     ]
-
-
-def _add_ceiling(demo: _Demo) -> None:
-    config = EvaluateConfig(
-        stage="tool_ceiling", tools="demo", seed=demo.settings.seed, smoke=demo.settings.smoke
-    )
-    demo.add(
-        Work(
-            name="tool_ceiling",
-            needs=("data_test",),
-            seconds=12.0,
-            config=config,
-            run=lambda: tool_ceiling(demo.out, config),
-            files=(demo.out / "rows" / "tool_ceiling.jsonl",),
-        )
-    )
 
 
 def _collect(policy: str, data: Path, out: Path, config: CollectConfig) -> None:

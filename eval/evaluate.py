@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from eval.config import EvalConfig
+from eval.identity import question_identity
 from eval.rows import Draw, EvalRow, RowKey, RowLog
 from rl.episode import episode_of
+from rl.player import load_player
 from rl.policy.base import Policy, Prompt
-from rl.rewards import RewardRule, score
-from rl.rollout import Job, Player, run_rollouts
+from rl.rewards import DEMO_RULE, RewardRule, score
+from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
 from rl.types import Completion, Question, SamplingParams, Trajectory
 from rl.viewer import keep_picture
 from toolshed.errors import ConfigError, ToolFailure
+from toolshed.shed import Toolshed
 from toolshed.types import ToolImage
 
 FEW_ROWS = 20
-"""Before so many episodes no share of failures stops a run."""
+"""Before so many episodes no share of failures stops a run under way; at its end any may."""
+RULES = {"default": RewardRule(), "demo": DEMO_RULE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +69,37 @@ class Asked:
     """For so many questions of each task pictures are kept for viewing."""
 
 
+def asking_of(config: EvalConfig) -> Asking:
+    """How a config asks greedily; sampled answers differ by temperature and draws."""
+    return Asking(
+        max_tokens=config.max_turn_tokens,
+        width=config.width,
+        seed=config.seed,
+        rule=RULES[config.reward],
+        max_failures=config.max_failures,
+    )
+
+
+def limits_of(config: EvalConfig) -> Limits:
+    return Limits(
+        max_turns=config.max_turns, max_tokens=config.max_tokens, max_calls=config.max_calls
+    )
+
+
+def player_of(config: EvalConfig, checkpoint: Path, shed: Toolshed | None) -> Player:
+    """A checkpoint under a config's limits."""
+    return load_player(
+        checkpoint,
+        shed,
+        limits=limits_of(config),
+        width=config.width,
+        max_length=config.max_length,
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+    )
+
+
 async def evaluate(
     questions: Sequence[Question],
     player: Player,
@@ -74,30 +110,36 @@ async def evaluate(
 ) -> list[EvalRow]:
     """Ask what is missing in ``asked.out`` and return the rows of these questions and draws.
 
-    Raises ConfigError where the file holds another policy's answers, and ToolFailure where too
-    many episodes broke; the rows so far are kept then, and asked again is only what is missing.
+    Raises ConfigError where the file holds another policy's answers or those to other questions,
+    and ToolFailure where too many episodes broke; the rows so far are kept then, and asked again
+    is only what is missing.
     """
     if asked.prompt_pictures is not None:
         player = replace(player, policy=OtherPicture(player.policy, asked.prompt_pictures))
     schema_hash = player.shed.schema_hash if player.shed is not None else "none"
     kept = _with_kept_pictures(questions, asked.keep_pictures)
+    hashes = {(_benchmark(q, asked), q.id): question_identity(q) for q in questions}
     with RowLog(asked.out) as log:
-        _check_same_run(log, asked, schema_hash, {_benchmark(q, asked) for q in questions})
+        _check_same_run(log, asked, schema_hash, hashes)
         jobs, keys = _missing(questions, log, asked, asking)
-        num_failed = 0
+        failures: list[str] = []
+        num_done = 0
         rollouts = run_rollouts(jobs, player, width=asking.width)
         async with contextlib.aclosing(rollouts):
-            num_done = 0
             async for index, trajectory in rollouts:
-                row = _scored_row(trajectory, keys[index], asked, asking, schema_hash)
+                key = keys[index]
+                row = _scored_row(trajectory, key, asked, asking, schema_hash)
+                row = replace(row, question_hash=hashes[key.benchmark, key.question_id])
                 log.append(row)
                 num_done += 1
-                num_failed += row.failed
+                failures += [row.failure] if row.failed else []
                 if trajectory.question.id in kept:
                     _keep_pictures(trajectory, asked)
                 if on_row is not None:
                     on_row(row)
-                _stop_if_broken(num_failed, num_done, asking, row)
+                if num_done >= FEW_ROWS:
+                    _stop_if_broken(failures, num_done, asking)
+        _stop_if_broken(failures, num_done, asking)
         wanted = {
             RowKey(_benchmark(question, asked), question.id, draw)
             for question in questions
@@ -172,9 +214,10 @@ def _benchmark(question: Question, asked: Asked) -> str:
 
 
 def _check_same_run(
-    log: RowLog, asked: Asked, schema_hash: str, benchmarks: Container[str]
+    log: RowLog, asked: Asked, schema_hash: str, hashes: Mapping[tuple[str, str], str]
 ) -> None:
-    """One policy a file, and one set of tools a benchmark."""
+    """One policy a file, one set of tools a benchmark, one question an id."""
+    benchmarks = {benchmark for benchmark, _ in hashes}
     for row in log.rows:
         if row.policy != asked.policy:
             raise ConfigError(
@@ -185,6 +228,12 @@ def _check_same_run(
             raise ConfigError(
                 f"{log.path} was made with tool schema {row.schema_hash[:12]}, this run offers "
                 f"{schema_hash[:12]}; give another out= or use the same tools"
+            )
+        asked_now = hashes.get((row.benchmark, row.question_id), row.question_hash)
+        if row.question_hash != asked_now:
+            raise ConfigError(
+                f"{log.path} answers another question {row.question_id} than the one asked now "
+                "(its text, target or pictures differ); give another out= or the data of before"
             )
 
 
@@ -226,11 +275,11 @@ def _scored_row(
     )
 
 
-def _stop_if_broken(num_failed: int, num_done: int, asking: Asking, row: EvalRow) -> None:
-    if num_done >= FEW_ROWS and num_failed > asking.max_failures * num_done:
+def _stop_if_broken(failures: Sequence[str], num_done: int, asking: Asking) -> None:
+    if len(failures) > asking.max_failures * num_done:
         raise ToolFailure(
             "too_many_failures",
-            f"{num_failed} of {num_done} episodes broke, the last with {row.failure!r}; "
+            f"{len(failures)} of {num_done} episodes broke, the last with {failures[-1]!r}; "
             "mend the tools and run the same command: only what is missing is asked again",
         )
 

@@ -10,20 +10,21 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from eval.benchmarks import BENCHMARKS, benchmark_named, data_file, load_benchmark
-from eval.config import EvalConfig
+from eval.benchmarks import BENCHMARKS, benchmark_named, data_file, load_benchmark, origin_of
+from eval.config import CONFIG_FILE, EvalConfig, check_same_settings
 from eval.rows import EvalRow, read_rows
 from sft.config import help_text, load_config, to_yaml
-from toolshed.errors import ConfigError, ToolFailure
+from sft.run_dir import write_atomic
+from toolshed.command import run_command
+from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
     from eval.evaluate import Asking
-    from rl.rewards import RewardRule
     from rl.rollout import Player
     from rl.types import Question
     from toolshed.shed import Toolshed
@@ -62,12 +63,12 @@ def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
         data_file(key, _data(config))
     if not config.greedy and config.draws < 1:
         raise ConfigError("greedy=false and draws=0 ask nothing; give draws=N")
-    _rule(config)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
     folder = check_tools(checkpoint, tools, policy)
     name = folder.parent.name if folder.name == "final" else folder.name
     out = Path(config.out) if config.out else Path("runs") / "eval" / name
+    check_same_settings(out, config)
     return Plan(checkpoint=folder, name=name, keys=tuple(keys), config=config, out=out, tools=tools)
 
 
@@ -81,13 +82,13 @@ def plan_text(plan: Plan) -> str:
         f"rows        {plan.out / 'rows'}",
     ]
     for key in plan.keys:
-        benchmark, path = BENCHMARKS[key], data_file(key, _data(plan.config))
+        benchmark, origin = BENCHMARKS[key], origin_of(key, _data(plan.config))
         num = min(plan.config.limit or benchmark.size, benchmark.size)
         file = plan.rows_file(key)
         done = sum(not row.failed for row in read_rows(file)) if file.is_file() else 0
         lines.append(
             f"{key:<24}{num:>5} questions x {plan.num_draws}, {done} answers there; "
-            f"score: {benchmark.scored}; from {path or 'the tabletop, made on demand'}"
+            f"score: {benchmark.scored}; from {origin}"
         )
     return "\n".join(lines)
 
@@ -96,7 +97,6 @@ def run(plan: Plan) -> dict[str, list[EvalRow]]:
     """Ask everything that is missing; returns all rows by benchmark."""
     from eval.identity import policy_identity
     from rl.data import check_depth
-    from toolshed.config import load_tools
 
     questions = {
         key: load_benchmark(
@@ -108,10 +108,8 @@ def run(plan: Plan) -> dict[str, list[EvalRow]]:
         )
         for key in plan.keys
     }
-    if plan.config.tools.config != "none":
-        check_depth([*chain(*questions.values())], load_tools(plan.config.tools.config))
-    plan.out.mkdir(parents=True, exist_ok=True)
-    (plan.out / "config.yaml").write_text(to_yaml(plan.config), encoding="utf-8")
+    check_depth([*chain(*questions.values())], plan.tools, plan.config.tools.config)
+    write_atomic(plan.out / CONFIG_FILE, to_yaml(plan.config))
     policy = f"{plan.name} {policy_identity(plan.checkpoint)}"
     return asyncio.run(_ask_all(plan, questions, policy))
 
@@ -119,9 +117,11 @@ def run(plan: Plan) -> dict[str, list[EvalRow]]:
 async def _ask_all(
     plan: Plan, questions: dict[str, list[Question]], policy: str
 ) -> dict[str, list[EvalRow]]:
+    from eval.evaluate import player_of
+
     shed = _open_tools(plan)
     try:
-        player = _player(plan, shed)
+        player = player_of(plan.config, plan.checkpoint, shed)
         try:
             return {key: await _ask(plan, key, questions[key], player, policy) for key in plan.keys}
         finally:
@@ -157,50 +157,11 @@ async def _ask(
 
 def _askings(config: EvalConfig) -> list[Asking]:
     """Greedy, then sampled, whichever are wanted."""
-    from eval.evaluate import Asking
+    from eval.evaluate import asking_of
 
-    ways = [(0.0, 1)] if config.greedy else []
-    ways += [(config.temperature, config.draws)] if config.draws else []
-    return [
-        Asking(
-            temperature=temperature,
-            draws=draws,
-            max_tokens=config.max_turn_tokens,
-            width=config.width,
-            seed=config.seed,
-            rule=_rule(config),
-            max_failures=config.max_failures,
-        )
-        for temperature, draws in ways
-    ]
-
-
-def _rule(config: EvalConfig) -> RewardRule:
-    from rl.rewards import DEMO_RULE, RewardRule
-
-    rules = {"default": RewardRule(), "demo": DEMO_RULE}
-    if config.reward not in rules:
-        raise ConfigError(f"reward={config.reward!r} is neither default nor demo")
-    return rules[config.reward]
-
-
-def _player(plan: Plan, shed: Toolshed | None) -> Player:
-    from rl.player import load_player
-    from rl.rollout import Limits
-
-    config = plan.config
-    limits = Limits(
-        max_turns=config.max_turns, max_tokens=config.max_tokens, max_calls=config.max_calls
-    )
-    return load_player(
-        plan.checkpoint,
-        shed,
-        limits=limits,
-        width=config.width,
-        max_length=config.max_length,
-        device=config.device,
-        dtype=config.dtype,
-    )
+    greedy = asking_of(config)
+    sampled = replace(greedy, temperature=config.temperature, draws=config.draws)
+    return [greedy] * config.greedy + [sampled] * (config.draws > 0)
 
 
 def _open_tools(plan: Plan) -> Toolshed | None:
@@ -242,28 +203,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m eval.run``."""
-    from toolshed.config import check_home
-
     args = _parser().parse_intermixed_args(words)
+    return run_command(lambda: _run(args), "toolshed", "sft", "rl", "eval")
+
+
+def _run(args: argparse.Namespace) -> int:
     keys = [word for word in args.words if "=" not in word]
     overrides = [word for word in args.words if "=" in word]
     if args.limit is not None:
         overrides.append(f"limit={args.limit}")
-    try:
-        check_home("toolshed", "sft", "rl", "eval")
-        published = any(benchmark_named(key).repository for key in keys)
-        name = args.config or ("paper" if published else "demo")
-        config: EvalConfig = load_config(EvalConfig, "eval", name, overrides)
-        plan = make_plan(args.checkpoint, keys, config)
-        print(plan_text(plan))
-        if not args.check:
-            _report(plan, run(plan))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ToolFailure as failure:
-        print(f"stopped: {failure}", file=sys.stderr)
-        return 1
+    published = any(benchmark_named(key).repository for key in keys)
+    name = args.config or ("paper" if published else "demo")
+    plan = make_plan(args.checkpoint, keys, load_config(EvalConfig, "eval", name, overrides))
+    print(plan_text(plan))
+    if not args.check:
+        _report(plan, run(plan))
     return 0
 
 

@@ -1,0 +1,208 @@
+"""The demo's plan: apart scenes, its own configs, stages that go stale, workers that die loudly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import chain, pairwise
+from pathlib import Path
+
+import pytest
+
+from eval import demo_data, demo_evaluate, demo_stages, stages
+from eval.benchmarks import BENCHMARKS, EVAL_SEED, TABLETOP
+from eval.demo_stages import DemoSettings, plans, works
+from rl.tabletop import Order, make_questions
+
+ROOT = Path(__file__).parents[2]
+
+
+# ---- scenes -------------------------------------------------------------------------------------
+
+
+def apart(ranges: Iterable[range]) -> bool:
+    ordered = sorted(ranges, key=lambda one: one.start)
+    return all(a.stop <= b.start for a, b in pairwise(ordered))
+
+
+def drawn_by_the_demo(seed: int) -> dict[str, list[range]]:
+    base = demo_data.base_scene_seed(seed)
+    return {
+        "train": [demo_data.scenes_of(o) for o in demo_data.orders("train", seed, False)],
+        "test": [demo_data.scenes_of(o) for o in demo_data.orders("test", seed, False)],
+        "base": [range(base, base + demo_data.BASE_SCENES)],
+    }
+
+
+def benchmark_scenes() -> list[range]:
+    """Each tabletop benchmark in whole, and any limit below it."""
+    largest = max(one.size for key, one in BENCHMARKS.items() if key.startswith(TABLETOP))
+    return [demo_data.scenes_of(Order(num=largest, seed=EVAL_SEED))]
+
+
+def test_nobody_is_examined_on_scenes_of_training() -> None:
+    assert EVAL_SEED < 2**31
+    for seed in range(1, 1001):
+        drawn = drawn_by_the_demo(seed)
+        every = chain(*drawn.values(), benchmark_scenes())
+        assert apart(every), f"seed {seed}"
+
+
+def test_no_demo_seed_reaches_the_benchmarks() -> None:
+    last_digits = {
+        order.seed % 1000
+        for name in ("train", "test")
+        for order in demo_data.orders(name, 1, False)
+    }
+    assert EVAL_SEED % 1000 not in last_digits
+
+
+def test_apart_can_fail() -> None:
+    assert not apart([range(5, 9), range(0, 6)])
+    assert apart([range(5, 9), range(0, 5)])
+
+
+def test_a_data_set_looks_at_few_scenes_for_a_question(tmp_path: Path) -> None:
+    for order in demo_data.orders("test", 3, True):
+        make_questions(order, tmp_path, name="q")
+    numbers = [int(path.stem.split("-")[2]) for path in (tmp_path / "images").glob("*[0-9].png")]
+    spans = [demo_data.scenes_of(order) for order in demo_data.orders("test", 3, True)]
+    assert numbers
+    assert all(any(number in span for span in spans) for number in numbers)
+    assert all(number % 1_000_000 < 5 * 8 for number in numbers)
+
+
+def test_the_world_of_the_benchmarks_can_be_played(tmp_path: Path) -> None:
+    (question,) = make_questions(Order(kinds=("pick",), num=1, seed=EVAL_SEED), tmp_path, name="q")
+    assert question.scene is not None
+    assert question.scene in demo_data.scenes_of(Order(num=1, seed=EVAL_SEED))
+
+
+# ---- configs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> DemoSettings:
+    tools = (ROOT / "configs" / "tools" / "demo.yaml").read_text()
+    (tmp_path / "tools.yaml").write_text(tools)
+    return DemoSettings(out=tmp_path)
+
+
+def fingerprints(settings: DemoSettings) -> dict[str, str]:
+    return {plan.name: plan.fingerprint for plan in plans(works(settings))}
+
+
+def test_the_demo_examines_by_its_yaml(settings: DemoSettings) -> None:
+    every = {work.name: work for work in works(settings)}
+    config = every["eval_full_rl"].config[0]  # type: ignore[index]
+    assert isinstance(config, demo_evaluate.EvaluateConfig)
+    asked = config.settings
+    assert (asked.max_tokens, asked.max_turn_tokens, asked.max_length) == (220, 64, 320)
+    assert (asked.max_turns, asked.max_calls, asked.width) == (7, 8, 64)
+    assert (asked.reward, asked.temperature, asked.seed) == ("demo", 1.0, settings.seed)
+    ceiling = every["tool_ceiling"].config[0]  # type: ignore[index]
+    assert (ceiling.stage.num_greedy, ceiling.stage.num_greedy_nearer) == (256, 512)
+    assert ceiling.stage.tasks == stages.TASKS
+
+
+def test_a_smoke_run_asks_four_questions() -> None:
+    plan = demo_evaluate.stage_plan("full_rl", smoke=True)
+    assert (plan.num_greedy, plan.num_greedy_nearer, plan.num_sampled) == (4, 4, 4)
+    assert demo_evaluate.stage_plan("swapped_image", smoke=True).num_sampled == 0
+
+
+def test_the_same_plan_has_the_same_fingerprints(settings: DemoSettings) -> None:
+    assert fingerprints(settings) == fingerprints(settings)
+
+
+AFTER_SFT = {
+    *("sft", "full_rl", "shuffled_rl"),
+    *("eval_sft", "eval_full_rl", "eval_shuffled_rl", "eval_swapped_image"),
+}
+AFTER_FREE = {"toolfree_sft", "toolfree_rl", "eval_toolfree_sft", "eval_toolfree_rl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stale"),
+    [
+        ("NUM_TRACES", 1999, AFTER_SFT),
+        ("DIRECT_SHARE", 0.4, AFTER_SFT),
+        ("NUM_DRILLS", 10, AFTER_SFT),
+        ("DRILL_KINDS", ("depth",), AFTER_SFT),
+    ],
+)
+def test_a_number_of_the_mixture_makes_what_it_made_stale(
+    settings: DemoSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: object,
+    stale: set[str],
+) -> None:
+    before = fingerprints(settings)
+    monkeypatch.setattr(demo_data, name, value)
+    assert changed(before, fingerprints(settings)) == stale
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_weights_of_the_kinds_make_stages_stale(
+    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprints(settings)
+    monkeypatch.setitem(demo_data.WEIGHTS, "nearer", 3.0)
+    assert changed(before, fingerprints(settings)) == AFTER_SFT | AFTER_FREE
+    monkeypatch.delitem(demo_data.WEIGHTS, "nearer")
+    assert {"data_train", "data_test"} <= changed(before, fingerprints(settings))
+
+
+def test_shares_of_the_mixture_make_sft_stale(
+    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, mixture = fingerprints(settings), demo_data.mixture
+
+    def fewer_drills(*, with_tools: bool) -> demo_data.Mixture:
+        parts = mixture(with_tools=with_tools)
+        *others, last = parts.shares
+        return replace(parts, shares=(*others, replace(last, weight=0.1)))
+
+    monkeypatch.setattr(demo_data, "mixture", fewer_drills)
+    assert changed(before, fingerprints(settings)) == AFTER_SFT | AFTER_FREE
+
+
+@pytest.mark.parametrize(
+    "field", ["num_greedy", "num_greedy_nearer", "num_sampled", "draws", "tasks"]
+)
+def test_what_is_asked_of_a_stage_makes_its_evaluation_stale(
+    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    before = fingerprints(settings)
+    value = ("point",) if field == "tasks" else 17
+    other = replace(stages.BY_NAME["sft"], **{field: value})
+    monkeypatch.setitem(stages.BY_NAME, "sft", other)
+    assert changed(before, fingerprints(settings)) == {"eval_sft"}
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "max_turn_tokens", "max_length", "max_turns"])
+def test_limits_make_every_evaluation_stale(
+    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    before = fingerprints(settings)
+    load = demo_stages.load_config
+
+    def other(schema: type, room: str, name: str, words: list[str]) -> object:
+        return load(schema, room, name, [*words, f"{key}=33"] if room == "eval" else words)
+
+    monkeypatch.setattr(demo_stages, "load_config", other)
+    evaluations = {name for name in before if name.startswith(("eval_", "tool_ceiling"))}
+    assert changed(before, fingerprints(settings)) == evaluations
+
+
+def test_the_content_of_the_tool_yaml_makes_stages_stale(settings: DemoSettings) -> None:
+    before = fingerprints(settings)
+    text = settings.tools.read_text()
+    settings.tools.write_text(text.replace("replies: compact", "replies: released"))
+    assert changed(before, fingerprints(settings)) == set(before) - {"data_train", "data_test"}
+    settings.tools.write_text(f"# A remark changes nothing.\n{text}")
+    assert changed(before, fingerprints(settings)) == set()
