@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from eval import demo_data, demo_evaluate, demo_stages, stages
 from eval.benchmarks import BENCHMARKS, EVAL_SEED, TABLETOP
 from eval.demo_stages import DemoSettings, plans, works
 from rl.tabletop import Order, make_questions
+from sft.config import load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,7 +180,7 @@ def test_what_is_asked_of_a_stage_makes_its_evaluation_stale(
     settings: DemoSettings, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     before = fingerprints(settings)
-    value = ("point",) if field == "tasks" else 17
+    value: Any = ("point",) if field == "tasks" else 17
     other = replace(stages.BY_NAME["sft"], **{field: value})
     monkeypatch.setitem(stages.BY_NAME, "sft", other)
     assert changed(before, fingerprints(settings)) == {"eval_sft"}
@@ -189,10 +191,9 @@ def test_limits_make_every_evaluation_stale(
     settings: DemoSettings, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     before = fingerprints(settings)
-    load = demo_stages.load_config
 
     def other(schema: type, room: str, name: str, words: list[str]) -> object:
-        return load(schema, room, name, [*words, f"{key}=33"] if room == "eval" else words)
+        return load_config(schema, room, name, [*words, f"{key}=33"] if room == "eval" else words)
 
     monkeypatch.setattr(demo_stages, "load_config", other)
     evaluations = {name for name in before if name.startswith(("eval_", "tool_ceiling"))}
