@@ -7,7 +7,6 @@ whole is a reference to a session variable and must be of a kind that the parame
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -125,12 +124,10 @@ def _kinds(parameter: Parameter) -> tuple[str, ...]:
 
 def _number(parameter: Parameter, value: object) -> float:
     within = parameter.within
-    allowed = "a number" if within is None else f"a number from {within.low:g} to {within.high:g}"
+    allowed = f"a number from {within.low:g} to {within.high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _bad(parameter.name, value, allowed)
-    if within is not None and not within.low <= value <= within.high:
-        raise _bad(parameter.name, value, allowed)
-    if (isinstance(value, int) and abs(value) > 10**300) or not math.isfinite(value):
+    if not within.low <= value <= within.high:
         raise _bad(parameter.name, value, allowed)
     return float(value)
 
@@ -175,7 +172,8 @@ def _literal(value: Json) -> Json:
 
 
 def _array(field: str, value: Json, wanted: ArrayOf) -> np.ndarray:
-    numbers = "booleans" if wanted.booleans else "finite numbers"
+    low, high = wanted.within.low, wanted.within.high
+    numbers = "booleans" if wanted.booleans else f"numbers from {low:g} to {high:g}"
     sizes = " x ".join("any" if size is None else str(size) for size in wanted.shape)
     kinds = "".join(f"a variable of kind {kind}, " for kind in wanted.kinds)
     allowed = f"{kinds}or a literal array of {numbers} of shape {sizes}"
@@ -190,9 +188,8 @@ def _array(field: str, value: Json, wanted: ArrayOf) -> np.ndarray:
     is_bool = all(isinstance(each, bool) for each in flat)
     if not good or not flat or is_bool != wanted.booleans:
         raise _bad(field, value, allowed)
-    if not is_bool and any(
-        isinstance(each, bool) or abs(each) > 10**300 or not math.isfinite(each) for each in flat
-    ):
+    # Not a number is in no range.
+    if not is_bool and any(isinstance(each, bool) or not low <= each <= high for each in flat):
         raise _bad(field, value, allowed)
     return np.array(flat, dtype=np.bool_ if is_bool else np.float64).reshape(shape or ())
 

@@ -34,6 +34,10 @@ class Within:
     high: float
 
 
+ANY_NUMBER = Within(-1e6, 1e6)
+"""Beyond what any tool needs, and products of such numbers stay finite."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayOf:
     """An array: a variable of one of these kinds, or a literal of this shape (None is any size)."""
@@ -41,14 +45,22 @@ class ArrayOf:
     kinds: tuple[str, ...]
     shape: tuple[int | None, ...]
     booleans: bool = False
+    within: Within = ANY_NUMBER
+    """Of every number of a literal."""
 
+
+FARTHEST_M = 1000.0
+"""What lies farther from a camera than this is no place that a tool can work with."""
+_METRES = Within(-FARTHEST_M, FARTHEST_M)
 
 UnitFloat = Annotated[float, Within(0.0, 1.0)]
 FocalLength = Annotated[float, Within(1.0, 100_000.0)]
-PointCloud = Annotated[npt.NDArray[np.float32], ArrayOf(("point_cloud",), (None, 3))]
+PointCloud = Annotated[
+    npt.NDArray[np.float32], ArrayOf(("point_cloud",), (None, 3), within=_METRES)
+]
 Mask = Annotated[npt.NDArray[np.bool_], ArrayOf(("mask",), (None, None), booleans=True)]
-Pose = Annotated[npt.NDArray[np.float64], ArrayOf(("pose",), (4, 4))]
-MetricPoint = Annotated[npt.NDArray[np.float64], ArrayOf((), (3,))]
+Pose = Annotated[npt.NDArray[np.float64], ArrayOf(("pose",), (4, 4), within=_METRES)]
+MetricPoint = Annotated[npt.NDArray[np.float64], ArrayOf((), (3,), within=_METRES)]
 PixelData = Annotated[
     npt.NDArray[np.generic], ArrayOf(("depth_map", "mask", "image"), (None, None))
 ]
@@ -72,7 +84,8 @@ class Parameter:
     name: str
     role: Role
     description: str
-    within: Within | None = None
+    within: Within = ANY_NUMBER
+    """Of a number."""
     array: ArrayOf | None = None
 
     @property

@@ -15,7 +15,13 @@ from scipy.optimize import minimize
 from scipy.spatial import ConvexHull, QhullError
 from scipy.spatial.transform import Rotation
 
-from toolshed.backends.supports import Floats, ObjectPoints, Support, object_points
+from toolshed.backends.supports import (
+    Floats,
+    ObjectPoints,
+    Support,
+    check_before_camera,
+    object_points,
+)
 from toolshed.errors import ToolRefusal
 from toolshed.tabletop.camera import project
 from toolshed.tabletop.shapes import box_corners
@@ -58,6 +64,7 @@ class LightBoxes(Boxes):
             raise ToolRefusal("no_points", f"{len(seen.smooth_m)} points are too few for a box")
         pose, size = _fit(seen)
         corners = box_corners(pose, size)
+        check_before_camera(corners, "box")
         height, width = mask.shape
         return OrientedBox(
             corners_m=corners,

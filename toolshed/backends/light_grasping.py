@@ -12,13 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from toolshed.backends.light_boxes import UprightBox, upright_box
-from toolshed.backends.supports import Floats, ObjectPoints, Support, object_points
+from toolshed.backends.supports import (
+    Floats,
+    ObjectPoints,
+    Support,
+    check_before_camera,
+    object_points,
+)
 from toolshed.errors import ToolRefusal
 from toolshed.tabletop.gripper import (
     FINGER_HALF_M,
     FINGER_LENGTH_M,
     MAX_OPENING_M,
     PALM_HALF_M,
+    key_points_m,
     key_points_uv,
     top_down,
 )
@@ -67,6 +74,7 @@ class LightGrasping(Grasping):
         if not free:
             raise ToolRefusal("collision", "No collision-free grasps found.")
         best = max(free, key=lambda each: each.confidence)
+        check_before_camera(key_points_m(best.pose), "gripper")
         return GraspEstimate(
             pose=best.pose,
             confidence=best.confidence,

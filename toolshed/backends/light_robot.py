@@ -15,6 +15,7 @@ from toolshed.backends.light_depth import sensed_depth, unproject
 from toolshed.backends.light_vision_ops import LightVisionOps
 from toolshed.errors import ToolRefusal
 from toolshed.tabletop.world import Outcome, World, WorldState
+from toolshed.tool import FARTHEST_M
 from toolshed.tools.robot import Robot, RobotReply
 from toolshed.types import CapturedImage, DepthEstimate, Point, RobotAction
 
@@ -37,9 +38,11 @@ class LightRobot(Robot):
         return RobotReply(value=value, world=world)
 
     def execute_grasp(self, grasp_pose: npt.NDArray[np.float64], world: WorldState) -> RobotReply:
-        if grasp_pose.shape != (4, 4) or not np.isfinite(grasp_pose).all():
+        if grasp_pose.shape != (4, 4) or not _is_metric(grasp_pose):
             raise ToolRefusal(
-                "bad_pose", f"grasp_pose has shape {grasp_pose.shape}; finite (4, 4) is needed"
+                "bad_pose",
+                f"grasp_pose has shape {grasp_pose.shape}; (4, 4) is needed, "
+                f"no number beyond {FARTHEST_M:g}",
             )
         body = World.from_state(world)
         return _reply("grasp", body, body.execute_grasp(grasp_pose))
@@ -59,10 +62,17 @@ class LightRobot(Robot):
     def place_object_at_3d_location(
         self, placement_point_3d: npt.NDArray[np.float64], world: WorldState
     ) -> RobotReply:
-        if placement_point_3d.shape != (3,) or not np.isfinite(placement_point_3d).all():
-            raise ToolRefusal("bad_point", "placement_point_3d must be three finite numbers")
+        if placement_point_3d.shape != (3,) or not _is_metric(placement_point_3d):
+            raise ToolRefusal(
+                "bad_point",
+                f"placement_point_3d must be three numbers, none beyond {FARTHEST_M:g}",
+            )
         body = World.from_state(world)
         return _reply("place", body, body.place(placement_point_3d))
+
+
+def _is_metric(array: npt.NDArray[np.float64]) -> bool:
+    return bool((np.abs(array) <= FARTHEST_M).all())
 
 
 def _reply(action: Literal["grasp", "place"], body: World, outcome: Outcome) -> RobotReply:

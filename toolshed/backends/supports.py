@@ -13,10 +13,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from toolshed.errors import ToolRefusal
+from toolshed.tool import FARTHEST_M
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+NEAREST_M = 1e-3
+"""A depth below this is none: dividing by it leads nowhere."""
 PLANE_BAND_M = 0.008
 MIN_PLANE_SHARE = 0.30
 """Of the cloud's points, for a plane to count as the support."""
@@ -69,7 +72,8 @@ def object_points(
     if mask.ndim != 2:
         raise ToolRefusal("bad_mask", f"mask has shape {mask.shape}, not (H, W)")
     cloud = np.asarray(point_cloud, dtype=np.float64)
-    cloud = cloud[np.isfinite(cloud).all(axis=1) & (cloud[:, 2] > 0)]
+    # Neither infinite points nor those that are not a number lie within anything.
+    cloud = cloud[(np.abs(cloud) <= FARTHEST_M).all(axis=1) & (cloud[:, 2] >= NEAREST_M)]
     rows, columns, seen = _pixels(cloud, mask.shape, focal_length_px)
     inside = np.zeros(len(cloud), dtype=bool)
     inside[seen] = mask[rows, columns]
@@ -93,6 +97,12 @@ def object_points(
         num_total=len(point_cloud),
         support=support,
     )
+
+
+def check_before_camera(points_m: Floats, what: str) -> None:
+    """Refuse what cannot be projected because a part of it is not in front of the camera."""
+    if not (np.isfinite(points_m).all() and points_m[:, 2].min() >= NEAREST_M):
+        raise ToolRefusal("behind_camera", f"the {what} does not lie in front of the camera")
 
 
 def find_support(cloud_m: Floats) -> Support | None:
