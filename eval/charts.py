@@ -159,7 +159,9 @@ def _text(x: float, y: float, words: str, style: str, anchor: str) -> str:
 
 
 def _words(estimate: Estimate) -> str:
-    return f"{estimate.mean:.1%} ({estimate.low:.1%} to {estimate.high:.1%}, n = {estimate.n})"
+    span = f"{estimate.low:.1%} to {estimate.high:.1%}"
+    num = f", n = {estimate.n}" if estimate.n else ""
+    return f"{estimate.mean:.1%} ({span}{num})"
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from eval.metrics import Paired, holm, mcnemar, paired
 from eval.rows import EvalRow, read_rows
 from eval.summary import scores_by_question, tasks_of
+from toolshed.command import run_command
 from toolshed.errors import ConfigError
 
 
@@ -195,11 +196,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--flips", type=int, default=10, help="flips listed per task (10)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args(words)
-    try:
-        comparisons = compare(load_side(args.before), load_side(args.after))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(args), "toolshed", "sft", "rl", "eval")
+
+
+def _run(args: argparse.Namespace) -> int:
+    comparisons = compare(load_side(args.before), load_side(args.after))
     if args.json:
         print(json.dumps([asdict(comparison) for comparison in comparisons], indent=1))
     else:

@@ -32,6 +32,7 @@ class TimeSplit:
 
     stage: str
     generate_s: float
+    """With ``tools_s`` the wall time of rollouts, divided by the summed waiting for each."""
     tools_s: float
     update_s: float
     other_s: float

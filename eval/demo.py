@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,17 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
 
 from eval.demo_facts import Usage, facts_of, live_figure
-from eval.demo_worker import serve_works
+from eval.demo_worker import serve_works, start_log
 from eval.report import publish, table
 from sft.run_dir import write_atomic
-from toolshed.config import check_home
-from toolshed.errors import ConfigError
+from toolshed.command import INTERRUPTED, MACHINE_FAILURE, run_command
 
 if TYPE_CHECKING:
     from eval.demo_stages import Plan
@@ -39,12 +39,14 @@ EXPECTED_S = 600
 NEEDED_GB = 6.0
 _PUBLISH_EVERY_S = 20.0
 _TICK_S = 2.0
+_LAST_WORDS_S = 10.0
+"""A dead worker's pipe closes a moment before its exit code is known."""
 NAMESPACE = "spacetools-demo"
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class WorkFailed(Exception):
-    """A worker died; the message says where its log is."""
+    """A worker died; the message says how, and where its log is."""
 
 
 @dataclass
@@ -53,6 +55,30 @@ class _Worker:
     pipe: Connection
     plan: Plan | None = None
     since: float = 0.0
+
+    def receive(self, task: str, log: Path) -> Any:
+        """What the worker says next; WorkFailed where it died instead."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._failed(task, log) from error
+
+    def assign(self, plan: Plan, log: Path) -> None:
+        self.plan, self.since = plan, time.monotonic()
+        try:
+            self.pipe.send(plan.name)
+        except OSError as error:
+            raise self._failed("a worker", log) from error
+
+    def _failed(self, task: str, log: Path) -> WorkFailed:
+        self.process.join(_LAST_WORDS_S)
+        code = self.process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            how = f"killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            how += ", as the system does when memory runs out"
+        return WorkFailed(f"{task} failed ({how}); its log is {log}")
 
 
 @dataclass
@@ -73,7 +99,7 @@ class _Driver:
     def run(self) -> None:
         self._write_tools_config()
         self._start_workers()
-        every: list[Plan] = self.workers[0].pipe.recv()
+        every: list[Plan] = self.workers[0].receive("the first worker", start_log(self.out, 0))
         self.waiting = [plan for plan in every if not self._is_done(plan)]
         self.done = {plan.name for plan in every} - {plan.name for plan in self.waiting}
         self._clear_stale()
@@ -109,7 +135,7 @@ class _Driver:
 
     def _assign(self) -> None:
         """Give each idle worker the most urgent work whose inputs are there."""
-        for worker in self.workers:
+        for number, worker in enumerate(self.workers):
             if worker.plan is not None:
                 continue
             ready = (plan for plan in self.waiting if self._is_ready(plan))
@@ -117,8 +143,7 @@ class _Driver:
             if plan is None:
                 return
             self.waiting.remove(plan)
-            worker.plan, worker.since = plan, time.monotonic()
-            worker.pipe.send(plan.name)
+            worker.assign(plan, start_log(self.out, number))
 
     def _is_ready(self, plan: Plan) -> bool:
         if plan.tools and not (self.out / "ray_address.json").exists():
@@ -133,13 +158,16 @@ class _Driver:
         for pipe in wait(busy, timeout=_TICK_S):
             worker = next(worker for worker in self.workers if worker.pipe is pipe)
             assert worker.plan is not None
-            try:
-                seconds = float(worker.pipe.recv())
-            except EOFError as error:
-                log = self.out / "logs" / f"{worker.plan.name}.log"
-                raise WorkFailed(f"{worker.plan.name} failed; its log is {log}") from error
+            name = worker.plan.name
+            seconds = float(worker.receive(name, self._log_of(worker)))
             self._finish(worker.plan, seconds)
             worker.plan = None
+
+    def _log_of(self, worker: _Worker) -> Path:
+        """Where a busy worker writes: the work's log, or its own until it has begun the work."""
+        assert worker.plan is not None
+        log = self.out / "logs" / f"{worker.plan.name}.log"
+        return log if log.exists() else start_log(self.out, self.workers.index(worker))
 
     def _finish(self, plan: Plan, seconds: float) -> None:
         self.done.add(plan.name)
@@ -165,7 +193,7 @@ class _Driver:
             here, there = context.Pipe()
             process = context.Process(
                 target=serve_works,
-                args=(there, self.out, self.seed, self.smoke, number == 0),
+                args=(there, self.out, self.seed, self.smoke, number),
                 daemon=True,
             )
             process.start()
@@ -237,8 +265,12 @@ class _Driver:
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m eval.demo``."""
     args = _parser().parse_args(words)
-    check_home("toolshed", "sft", "rl", "eval")
+    return run_command(lambda: _run(args), "toolshed", "sft", "rl", "eval")
+
+
+def _run(args: argparse.Namespace) -> int:
     # On small models a second thread costs 20 times what it brings; workers inherit this.
     os.environ["OMP_NUM_THREADS"] = "1"
     out = ROOT / "runs" / _folder_name(args.seed, args.smoke)
@@ -255,10 +287,10 @@ def main(words: Sequence[str] | None = None) -> int:
         driver.run()
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except (WorkFailed, ConfigError) as error:
+        return INTERRUPTED
+    except WorkFailed as error:
         print(f"\nerror: {error}", file=sys.stderr)
-        return 1
+        return MACHINE_FAILURE
     finally:
         driver.close()
     _farewell(driver)

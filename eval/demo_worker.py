@@ -1,7 +1,7 @@
 """A worker process of the demo: takes the names of works, does them, reports their seconds.
 
 Imports are paid once for all its works. A work that fails takes the worker down: its traceback is
-in the work's log, and the driver sees the closed pipe.
+in the work's log, that of a failed start in the worker's own, and the driver sees the closed pipe.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 
-def serve_works(pipe: Connection, out: Path, seed: int, smoke: bool, sends_plans: bool) -> None:
-    """Until the driver's end of the pipe closes."""
+def start_log(out: Path, number: int) -> Path:
+    """What a worker says before its first work."""
+    return out / "logs" / f"worker{number}.log"
+
+
+def serve_works(pipe: Connection, out: Path, seed: int, smoke: bool, number: int) -> None:
+    """Until the driver's end of the pipe closes; the first worker also tells the plans."""
     # An interrupt is the driver's affair; it ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _write_to(start_log(out, number))
     from eval.demo_stages import DemoSettings, plans, works
 
     every = works(DemoSettings(out=out, seed=seed, smoke=smoke))
-    if sends_plans:
+    if number == 0:
         pipe.send(plans(every))
     by_name = {work.name: work for work in every}
     while True:

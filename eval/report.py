@@ -25,7 +25,7 @@ from eval.summary import (
     write_summary,
 )
 from rl.viewer import Album
-from toolshed.errors import ConfigError
+from toolshed.command import run_command
 
 RL_STAGES = ("point_rl", "shuffled_point_rl", "full_rl", "shuffled_rl", "toolfree_rl")
 
@@ -115,13 +115,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a demo run, for example runs/demo")
     args = parser.parse_args(words)
-    try:
-        summary = publish(args.run, read_summary(args.run))
-    except ConfigError as error:
-        print(f"eval.report: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _run(args.run), "toolshed", "sft", "rl", "eval")
+
+
+def _run(run: Path) -> int:
+    summary = publish(run, read_summary(run))
     print(table(summary))
-    print(f"report: {args.run / 'report.html'}")
+    print(f"report: {run / 'report.html'}")
     return 0
 
 

@@ -51,11 +51,17 @@ def page(data: PageData) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>SpaceTools – a small model learns to see with tools</title><style>{css}</style>"
+        f"<title>{escape(_title(data))}</title><style>{css}</style>"
         '</head><body class="no-script"><a class="skip" href="#episodes">Skip to the episodes</a>'
         f"{_top(data)}<main>{''.join(sections)}</main>{_foot(data.summary)}"
         f"<script>{script}</script></body></html>\n"
     )
+
+
+def _title(data: PageData) -> str:
+    if data.subject:
+        return f"SpaceTools – evaluation of {data.subject}"
+    return "SpaceTools – a small model learns to see with tools"
 
 
 # ---- top --------------------------------------------------------------------------------------
@@ -205,7 +211,9 @@ def _time(splits: Sequence[TimeSplit]) -> str:
         return ""
     return (
         '<section id="time"><h2>Where the time went</h2><p class="intro">Wall time of each stage; '
-        "stages of two lanes run side by side, so the bars add up to more than the run.</p>"
+        "stages of two lanes run side by side, so the bars add up to more than the run. Generation "
+        "and tools run at the same time for many episodes: the time of a rollout is divided by how "
+        "long its episodes waited for each, summed, and not measured apart.</p>"
         + time_bars(splits, [stage_label(split.stage) for split in splits])
         + '<ul class="legend"><li><i class="t-generate"></i>generation</li>'
         '<li><i class="t-tools"></i>tools</li><li><i class="t-update"></i>update</li>'

@@ -34,6 +34,8 @@ class Result:
     sampled_accuracy: float | None = None
     sampled_low: float | None = None
     sampled_high: float | None = None
+    num_sampled: int = 0
+    """Questions sampled and scored; 0 also in files older than the field."""
     call_rate: float | None = None
     """Share of sampled episodes with at least one well-formed call."""
     failed: int = 0
@@ -45,7 +47,9 @@ class Result:
 
     @property
     def sampled(self) -> Estimate | None:
-        return _interval(self.n, self.sampled_accuracy, self.sampled_low, self.sampled_high)
+        return _interval(
+            self.num_sampled, self.sampled_accuracy, self.sampled_low, self.sampled_high
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +142,7 @@ def result_of(stage: str, task: str, rows: Sequence[EvalRow]) -> Result:
         sampled_accuracy=second.mean if second else None,
         sampled_low=second.low if second else None,
         sampled_high=second.high if second else None,
+        num_sampled=len(sampled),
         call_rate=sum(calls) / len(calls) if calls else None,
         failed=len(rows) - len(scored),
     )

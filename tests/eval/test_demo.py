@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -10,11 +13,14 @@ from typing import Any
 
 import pytest
 
-from eval import demo_data, demo_evaluate, demo_stages, stages
+from eval import demo, demo_data, demo_evaluate, demo_stages, stages
 from eval.benchmarks import BENCHMARKS, EVAL_SEED, TABLETOP
+from eval.demo import WorkFailed
+from eval.demo_facts import Usage
 from eval.demo_stages import DemoSettings, plans, works
 from rl.tabletop import Order, make_questions
 from sft.config import load_config
+from toolshed.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -207,3 +213,92 @@ def test_the_content_of_the_tool_yaml_makes_stages_stale(settings: DemoSettings)
     assert changed(before, fingerprints(settings)) == set(before) - {"data_train", "data_test"}
     settings.tools.write_text(f"# A remark changes nothing.\n{text}")
     assert changed(before, fingerprints(settings)) == set()
+
+
+# ---- workers ------------------------------------------------------------------------------------
+
+START = multiprocessing.get_context("spawn")
+
+
+def driver_of(out: Path) -> demo._Driver:
+    usage = Usage(out / "usage.json")
+    return demo._Driver(out=out, seed=1, smoke=True, setup_s=None, usage=usage)
+
+
+def dying_worker(code: int) -> demo._Worker:
+    """A worker that ends by itself, or for -9 one that the system kills."""
+    here, there = START.Pipe()
+    target, argument = (time.sleep, 60) if code < 0 else (os._exit, code)
+    process = START.Process(target=target, args=(argument,), daemon=True)
+    process.start()
+    there.close()
+    if code < 0:
+        process.kill()
+    return demo._Worker(process, here)
+
+
+PLAN = demo_stages.Plan(
+    name="sft", needs=(), seconds=1.0, fingerprint="f", folder=None, files=(), tools=False
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(1, "exit code 1"), (-9, "killed by SIGKILL, as the system does when mem")]
+)
+def test_a_worker_that_dies_while_starting_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, told: str
+) -> None:
+    driver = driver_of(tmp_path)
+    monkeypatch.setattr(driver, "_start_workers", lambda: driver.workers.append(dying_worker(code)))
+    with pytest.raises(WorkFailed, match=rf"first worker failed \({told}.*logs/worker0\.log"):
+        driver.run()
+    driver.close()
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_worker_that_dies_at_work_is_told(tmp_path: Path, has_begun: bool) -> None:
+    driver = driver_of(tmp_path)
+    driver.workers.append(replace(dying_worker(-9), plan=PLAN))
+    if has_begun:
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs" / "sft.log").touch()
+    log = "sft" if has_begun else "worker0"
+    with pytest.raises(WorkFailed, match=rf"sft failed \(killed by SIGKILL.*logs/{log}\.log"):
+        driver._collect()
+    driver.close()
+
+
+def test_work_for_a_dead_worker_is_told(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path)
+    driver.workers.append(dying_worker(1))
+    driver.workers[0].process.join()
+    driver.waiting.append(PLAN)
+    with pytest.raises(WorkFailed, match=r"worker failed \(exit code 1\).*logs/worker0\.log"):
+        driver._assign()
+    driver.close()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (WorkFailed("sft failed"), 3, "error: sft failed"),
+        (KeyboardInterrupt(), 130, "the same command goes on from here"),
+        (ConfigError("no such tool"), 2, "error: no such tool"),
+    ],
+)
+def test_the_exit_code_names_the_owner(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    told: str,
+) -> None:
+    def run(self: demo._Driver) -> None:
+        raise raised
+
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo._Driver, "run", run)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert demo.main(["--smoke"]) == code
+    assert told in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.charts import Line, interval_chart, line_chart
+from eval.charts import Bar, Line, interval_chart, line_chart
 from eval.curves import Curve, read_metrics, time_split
-from eval.report import main, publish
+from eval.metrics import Estimate
+from eval.report import main, publish, write_report
 from eval.stages import CEILING
+from eval.summary import Result, read_stage_rows, write_summary
 from tests.eval.fake_run import ACCURACY, fake_facts, write_fake_run
 
 _VOID = {"meta", "link", "img", "input", "wbr", "br", "circle", "line", "path"}
@@ -38,6 +41,13 @@ class _Balance(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in _VOID:
             assert self.open.pop() == tag
+
+
+def has_nan(markup: str) -> bool:
+    """Whether a figure in attributes or words is not a number; scripts, styles and pictures, whose
+    letters may say anything, are left out."""
+    markup = re.sub(r"(?s)<(script|style)>.*?</\1>", "", markup)
+    return bool(re.search(r"\bnan\b", re.sub(r'"data:[^"]*"', '""', markup), re.IGNORECASE))
 
 
 SHOWN = ("base", "full_rl", "swapped_image")
@@ -92,7 +102,7 @@ def test_the_page_stands_after_any_stage(tmp_path: Path, num_stages: int) -> Non
     parser = _Balance()
     parser.feed(page)
     assert parser.open == []
-    assert "nan" not in page.split("<script>")[0].partition("</style>")[2].lower().split()
+    assert not has_nan(page)
 
 
 def test_a_rewrite_draws_only_new_episodes(run: Path) -> None:
@@ -110,8 +120,6 @@ def test_a_smoke_run_claims_nothing(tmp_path: Path) -> None:
 
 
 def test_hostile_words_stay_words(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from eval.rows import RowLog
     from tests.eval.test_rows import make_row
 
@@ -150,8 +158,56 @@ def test_a_torn_metrics_line_is_ignored(tmp_path: Path) -> None:
 
 def test_charts_of_little_data_stand() -> None:
     curve = Curve(stage="full_rl", figure="reward", steps=(1,), values=(0.5,))
-    assert "NaN" not in line_chart("reward", [Line(label="real", style="final", curve=curve)])
-    assert interval_chart("nothing", [], None).startswith("<svg")
+    assert not has_nan(line_chart("reward", [Line(label="real", style="final", curve=curve)]))
+    assert not has_nan(interval_chart("nothing", [], None))
+    one = Estimate(n=1, mean=0.0, low=0.0, high=0.8)
+    assert not has_nan(
+        interval_chart("one", [Bar(label="base", style="base", greedy=one, sampled=None)], 1.0)
+    )
+
+
+def test_a_figure_that_is_no_number_would_be_found() -> None:
+    curve = Curve(stage="full_rl", figure="reward", steps=(1, 2), values=(0.5, float("nan")))
+    assert has_nan(line_chart("reward", [Line(label="real", style="final", curve=curve)]))
+    lost = Estimate(n=1, mean=float("nan"), low=0.0, high=1.0)
+    assert has_nan(
+        interval_chart("lost", [Bar(label="base", style="base", greedy=lost, sampled=None)], None)
+    )
+    assert not has_nan('<script>isNaN(nan)</script><img src="data:a/nan/b">Nancy')
+
+
+def bar_of(result: Result) -> Bar:
+    return Bar(label="full RL", style="final", greedy=result.greedy, sampled=result.sampled)
+
+
+def test_a_chart_tells_how_many_were_sampled() -> None:
+    figures = Result(
+        stage="full_rl", task="point", n=256, accuracy=0.9, low=0.8, high=1.0,
+        sampled_accuracy=0.8, sampled_low=0.7, sampled_high=0.9, num_sampled=128,
+    )  # fmt: skip
+    chart = interval_chart("a", [bar_of(figures)], None)
+    assert "greedy: 90.0% (80.0% to 100.0%, n = 256)" in chart
+    assert "sampled: 80.0% (70.0% to 90.0%, n = 128)" in chart
+    old = replace(figures, num_sampled=0)
+    chart = interval_chart("a", [bar_of(old)], None)
+    assert "sampled: 80.0% (70.0% to 90.0%)" in chart
+
+
+def test_a_plain_evaluation_tells_no_story(run: Path, tmp_path: Path) -> None:
+    rows = read_stage_rows(run)
+    summary = write_summary(tmp_path, fake_facts(), rows)
+    page = write_report(tmp_path, summary, rows, subject="my <model>").read_text()
+    assert "<title>SpaceTools – evaluation of my &lt;model&gt;</title>" in page
+    assert "learns to see" not in page
+    demo = (run / "report.html").read_text()
+    assert "<title>SpaceTools – a small model learns to see with tools</title>" in demo
+
+
+def test_the_page_says_that_rollout_time_is_divided(tmp_path: Path) -> None:
+    write_fake_run(tmp_path, stages=("point_rl",), size=1)
+    publish(tmp_path, fake_facts(("point_rl",)))
+    page = (tmp_path / "report.html").read_text()
+    assert "waited for each, summed, and not measured apart" in page
 
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -49,6 +49,10 @@ def test_result_by_hand() -> None:
     assert (result.n, result.accuracy, result.failed) == (4, 0.75, 1)
     assert (result.low, result.high) == wilson(0.75, 4)
     assert (result.sampled_accuracy, result.call_rate) == (0.5, 0.5)
+    assert result.num_sampled == 2
+    assert result.greedy is not None
+    assert result.sampled is not None
+    assert (result.greedy.n, result.sampled.n) == (4, 2)
 
 
 def test_broken_episodes_are_never_wrong_answers() -> None:
@@ -110,6 +114,18 @@ def test_the_file_has_the_published_keys_and_is_recomputable(tmp_path: Path) -> 
             assert result["sampled_accuracy"] == pytest.approx(sum(drawn) / len(drawn))
     again = summarise(read_stage_rows(tmp_path), read_summary(tmp_path))
     assert again == read_summary(tmp_path)
+
+
+def test_files_older_than_num_sampled_are_read(tmp_path: Path) -> None:
+    write_fake_run(tmp_path, stages=("base",), size=2)
+    write_summary(tmp_path, fake_facts(("base",)), read_stage_rows(tmp_path))
+    values = json.loads((tmp_path / "summary.json").read_text())
+    for result in values["results"]:
+        assert result.pop("num_sampled") == 2
+    (tmp_path / "summary.json").write_text(json.dumps(values))
+    result = read_summary(tmp_path).results[0]
+    assert result.num_sampled == 0
+    assert result.sampled is not None
 
 
 def test_stages_come_in_the_order_of_the_table(tmp_path: Path) -> None:
