@@ -14,6 +14,7 @@ from toolshed.hosting import served_families
 from toolshed.ray_group import Group
 from toolshed.ray_replica import Started
 from toolshed.toolset import ToolSet
+from toolshed.types import Json
 
 
 class Actor:
@@ -42,7 +43,7 @@ class Bench:
         monkeypatch.setattr(ray_group, "_RENEWAL_PAUSES_S", (0.0, 0.0))
         monkeypatch.setattr("ray.kill", self._kill)
         monkeypatch.setattr(Group, "_make", lambda group, index: self._make())
-        family = {"backend": "light", "start_timeout_s": 0.05}
+        family: Json = {"backend": "light", "start_timeout_s": 0.05}
         config = parse_tools({"host": "ray", "vision_ops": family})
         self.group = Group("tools", served_families(config, ToolSet.of(config)), config)
         self.group.open(joined=joined, named=False)
