@@ -107,6 +107,8 @@ class _Demo:
     settings: DemoSettings
     tools: ToolshedConfig
     """What is in the tool YAML; configs only name its file."""
+    asking: EvalConfig
+    """How every stage is examined."""
     works: list[Work] = field(default_factory=list)
 
     @property
@@ -264,18 +266,15 @@ class _Demo:
         )
 
     def _evaluate_config(self, name: str, tools: str) -> EvaluateConfig:
-        words = [f"tools.config={self.settings.tools}", f"seed={self.settings.seed}"]
-        return EvaluateConfig(
-            stage=stage_plan(name, smoke=self.settings.smoke),
-            tools=tools,
-            settings=load_config(EvalConfig, "eval", "demo", words),
-        )
+        stage = stage_plan(name, smoke=self.settings.smoke)
+        return EvaluateConfig(stage=stage, tools=tools, settings=self.asking)
 
 
 def works(settings: DemoSettings) -> list[Work]:
     """All works of a run, most urgent first: the long chain, then what hangs on it."""
-    demo = _Demo(settings, load_tools(settings.tools))
     tools = f"tools.config={settings.tools}"
+    asking = load_config(EvalConfig, "eval", "demo", [tools, f"seed={settings.seed}"])
+    demo = _Demo(settings, load_tools(settings.tools), asking)
     point_words = _point_words(settings)
     full_words = [tools, f"data={demo_data.prompts(settings.out)}"]
     demo.base()

@@ -89,11 +89,21 @@ def test_the_world_of_the_benchmarks_can_be_played(tmp_path: Path) -> None:
 # ---- configs ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> DemoSettings:
+def settings_in(folder: Path) -> DemoSettings:
     tools = (ROOT / "configs" / "tools" / "demo.yaml").read_text()
-    (tmp_path / "tools.yaml").write_text(tools)
-    return DemoSettings(out=tmp_path)
+    (folder / "tools.yaml").write_text(tools)
+    return DemoSettings(out=folder)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> DemoSettings:
+    return settings_in(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module")
+def before(settings: DemoSettings) -> dict[str, str]:
+    """The fingerprints of the plan as it is."""
+    return fingerprints(settings)
 
 
 def fingerprints(settings: DemoSettings) -> dict[str, str]:
@@ -119,8 +129,10 @@ def test_a_smoke_run_asks_four_questions() -> None:
     assert demo_evaluate.stage_plan("swapped_image", smoke=True).num_sampled == 0
 
 
-def test_the_same_plan_has_the_same_fingerprints(settings: DemoSettings) -> None:
-    assert fingerprints(settings) == fingerprints(settings)
+def test_the_same_plan_has_the_same_fingerprints(
+    settings: DemoSettings, before: dict[str, str]
+) -> None:
+    assert fingerprints(settings) == before
 
 
 AFTER_SFT = {
@@ -141,12 +153,12 @@ AFTER_FREE = {"toolfree_sft", "toolfree_rl", "eval_toolfree_sft", "eval_toolfree
 )
 def test_a_number_of_the_mixture_makes_what_it_made_stale(
     settings: DemoSettings,
+    before: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     value: object,
     stale: set[str],
 ) -> None:
-    before = fingerprints(settings)
     monkeypatch.setattr(demo_data, name, value)
     assert changed(before, fingerprints(settings)) == stale
 
@@ -156,9 +168,8 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_weights_of_the_kinds_make_stages_stale(
-    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch
+    settings: DemoSettings, before: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = fingerprints(settings)
     monkeypatch.setitem(demo_data.WEIGHTS, "nearer", 3.0)
     assert changed(before, fingerprints(settings)) == AFTER_SFT | AFTER_FREE
     monkeypatch.delitem(demo_data.WEIGHTS, "nearer")
@@ -166,9 +177,9 @@ def test_weights_of_the_kinds_make_stages_stale(
 
 
 def test_shares_of_the_mixture_make_sft_stale(
-    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch
+    settings: DemoSettings, before: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, mixture = fingerprints(settings), demo_data.mixture
+    mixture = demo_data.mixture
 
     def fewer_drills(*, with_tools: bool) -> demo_data.Mixture:
         parts = mixture(with_tools=with_tools)
@@ -183,9 +194,8 @@ def test_shares_of_the_mixture_make_sft_stale(
     "field", ["num_greedy", "num_greedy_nearer", "num_sampled", "draws", "tasks"]
 )
 def test_what_is_asked_of_a_stage_makes_its_evaluation_stale(
-    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch, field: str
+    settings: DemoSettings, before: dict[str, str], monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    before = fingerprints(settings)
     value: Any = ("point",) if field == "tasks" else 17
     other = replace(stages.BY_NAME["sft"], **{field: value})
     monkeypatch.setitem(stages.BY_NAME, "sft", other)
@@ -194,9 +204,8 @@ def test_what_is_asked_of_a_stage_makes_its_evaluation_stale(
 
 @pytest.mark.parametrize("key", ["max_tokens", "max_turn_tokens", "max_length", "max_turns"])
 def test_limits_make_every_evaluation_stale(
-    settings: DemoSettings, monkeypatch: pytest.MonkeyPatch, key: str
+    settings: DemoSettings, before: dict[str, str], monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
-    before = fingerprints(settings)
 
     def other(schema: type, room: str, name: str, words: list[str]) -> object:
         return load_config(schema, room, name, [*words, f"{key}=33"] if room == "eval" else words)
@@ -206,13 +215,14 @@ def test_limits_make_every_evaluation_stale(
     assert changed(before, fingerprints(settings)) == evaluations
 
 
-def test_the_content_of_the_tool_yaml_makes_stages_stale(settings: DemoSettings) -> None:
-    before = fingerprints(settings)
+def test_the_content_of_the_tool_yaml_makes_stages_stale(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    first = fingerprints(settings)
     text = settings.tools.read_text()
     settings.tools.write_text(text.replace("replies: compact", "replies: released"))
-    assert changed(before, fingerprints(settings)) == set(before) - {"data_train", "data_test"}
+    assert changed(first, fingerprints(settings)) == set(first) - {"data_train", "data_test"}
     settings.tools.write_text(f"# A remark changes nothing.\n{text}")
-    assert changed(before, fingerprints(settings)) == set()
+    assert changed(first, fingerprints(settings)) == set()
 
 
 # ---- workers ------------------------------------------------------------------------------------
