@@ -16,6 +16,9 @@ from toolshed.ray_replica import Started
 from toolshed.toolset import ToolSet
 from toolshed.types import Json
 
+# Not for the cluster itself: loading Ray before the cluster's settings are made would spoil it.
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
 
 class Actor:
     """Says that it has started, or hangs; each step to that has the shape of Ray's."""
