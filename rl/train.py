@@ -224,8 +224,8 @@ class _Training:
         if len(broken) > self.config.max_failure_share * len(played):
             raise ToolFailure(
                 "too_many_failures",
-                f"{len(broken)} of {len(played)} trajectories after step {self.learner.step} failed, "
-                f"the last with {broken[-1].failure[:300]}",
+                f"{len(broken)} of {len(played)} trajectories after step {self.learner.step} "
+                f"failed, the last with {broken[-1].failure[:300]}",
             )
 
     def _shuffler(self, step: int) -> np.random.Generator | None:

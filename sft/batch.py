@@ -33,8 +33,6 @@ class Batch:
     advantages_N: Tensor
     logprobs_N: Tensor
     """Of the policy that sampled them; zeros in SFT."""
-    sample_N: Tensor
-    """Index of the sample within the micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,9 +110,8 @@ class _Rows:
 def _collate(rows: list[list[_Placed]], length: int) -> Batch:
     token_ids = np.zeros((len(rows), length), dtype=np.int64)
     positions = np.zeros((4, len(rows), length), dtype=np.int64)
-    predict, targets, advantages, logprobs, owner = [], [], [], [], []
+    predict, targets, advantages, logprobs = [], [], [], []
     images: list[ToolImage] = []
-    num_samples = 0
     for r, row in enumerate(rows):
         column = 0
         for item in row:
@@ -128,9 +125,7 @@ def _collate(rows: list[list[_Placed]], length: int) -> Batch:
             targets.append(item.expanded.token_ids[trained])
             advantages.append(np.full(len(trained), item.sample.advantage, dtype=np.float32))
             logprobs.append(_old_logprobs(item.sample, len(trained)))
-            owner.append(np.full(len(trained), num_samples))
             images.extend(item.sample.images)
-            num_samples += 1
             column += size
         # Padding goes on counting, so it belongs to the last sequence and opens no new one.
         tail = np.arange(length - column)
@@ -143,7 +138,6 @@ def _collate(rows: list[list[_Placed]], length: int) -> Batch:
         targets_N=torch.from_numpy(np.concatenate(targets)),
         advantages_N=torch.from_numpy(np.concatenate(advantages)),
         logprobs_N=torch.from_numpy(np.concatenate(logprobs)),
-        sample_N=torch.from_numpy(np.concatenate(owner)),
     )
 
 

@@ -52,8 +52,6 @@ def rate_factor(optim: OptimConfig, step: int, total: int) -> float:
     progress = min(1.0, max(0.0, (step - start) / max(1.0, total - start)))
     if optim.schedule == "cosine":
         progress = (1 - math.cos(math.pi * progress)) / 2
-    elif optim.schedule != "linear":
-        raise ConfigError(f"schedule {optim.schedule!r} is none of constant, cosine, linear")
     return 1.0 - (1.0 - optim.floor) * progress
 
 

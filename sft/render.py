@@ -47,8 +47,6 @@ class Expanded:
     """Shape (3, T): temporal, height and width positions over the whole sequence."""
     origin: npt.NDArray[np.int64]
     """Shape (T,): index of the compact token that each position came from."""
-    next_position: int
-    """Position of the token that would follow."""
 
 
 class Rendering:
@@ -194,11 +192,9 @@ class Renderer:
             begin = int(place) + 1
         origin.append(np.arange(begin, len(compact)))
         positions.append(np.tile(np.arange(position, position + len(compact) - begin), (3, 1)))
-        position += len(compact) - begin
         flat = np.concatenate(origin)
         return Expanded(
             token_ids=compact[flat],
             positions=np.concatenate(positions, axis=1),
             origin=flat,
-            next_position=position,
         )

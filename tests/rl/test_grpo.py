@@ -43,7 +43,6 @@ def batch(old: list[float], advantages: list[float]) -> Batch:
         targets_N=torch.zeros(size, dtype=torch.long),
         advantages_N=torch.tensor(advantages),
         logprobs_N=torch.tensor(old),
-        sample_N=torch.zeros(size, dtype=torch.long),
     )
 
 

@@ -20,13 +20,13 @@ from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
 from rl.rewards import DEMO_RULE, KINDS, RewardRule, score
 from rl.rollout import Job, Player, run_rollouts
-from rl.saboteur import saboteur
 from rl.tabletop import Order, write_dataset
 from rl.tabletop_kinds import TASK_KINDS, Shot
 from rl.teacher import teach
 from rl.types import Question, SamplingParams, StopReason, Trajectory
 from rl.wording import DEMO_KINDS
 from tests.rl import oracle_tools
+from tests.rl.saboteur import saboteur
 from toolshed.images import load_image
 from toolshed.shed import Toolshed
 from toolshed.tabletop.render import render

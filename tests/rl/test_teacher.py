@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from rl import wording
 from rl.policy.base import Prompt
-from rl.saboteur import saboteur
 from rl.teacher import SCRIPTS, teach
 from rl.tool_talk import read_depth, read_places
 from rl.types import Question
+from tests.rl.saboteur import saboteur
 from toolshed.chat import answer_of, parse_calls, write_replies
 from toolshed.errors import ConfigError
 from toolshed.types import Message
