@@ -314,7 +314,7 @@ def _point_words(settings: DemoSettings) -> list[str]:
         f"tools.show=[{POINT_TOOL}]",
         "schema=any",
         f"data=[{{path: {point}}}]",
-        "steps=32",
+        "steps=40",
         "optim.lr=1.0e-4",
         "optim.schedule=constant",
     ]

@@ -76,7 +76,7 @@ class TinyConfig:
     """Questions that measure it."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_pictures", "vision_steps", "vision_batch", "direct_probe")
+        check_positive(self, "num_pictures", "vision_batch", "direct_probe")
 
 
 def tool_sets(config: TinyConfig) -> list[tuple[ToolSpec, ...]]:
