@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from toolshed.config import parse_tools
-from toolshed.ray_replica import Cluster
+from toolshed.serving.cluster import Cluster
 from toolshed.types import ToolSpec
 
 

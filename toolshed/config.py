@@ -36,6 +36,11 @@ class FamilyConfig(_Strict):
     """Keyword arguments of the back-end's constructor."""
     show: list[str] | None = None
     """Methods shown to the model, in this order; all of them where it is missing."""
+    exclude_methods: list[str] = Field(default_factory=list)
+    """Methods that are neither shown nor answered."""
+    environment: str | None = None
+    """Tool environment of its replicas: a folder of install_tools, or the path of an interpreter;
+    the caller's own where it is missing."""
     replicas: int = Field(default=1, ge=1)
     cpus: float = Field(default=0.01, ge=0)
     gpus: float = Field(default=0.0, ge=0)
@@ -44,9 +49,20 @@ class FamilyConfig(_Strict):
     """How many calls a replica works on at a time; the same for all families of a process."""
     process: str | None = None
     """Families with the same word live in the same replica processes."""
+    max_batch_size: int = Field(default=1, ge=1)
+    """Calls answered together, where the back-end can."""
+    max_wait_ms: float = Field(default=5.0, ge=0)
+    """How long a batch waits for more calls."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """Deadline of one call; a replica that exceeds it is killed and replaced."""
+    """Budget of one call, from its making to its answer: the queue and the run."""
+    run_timeout_s: float | None = Field(default=None, gt=0)
+    """A replica that works on one call for longer is hung: it is killed and replaced. The budget
+    where it is missing."""
     start_timeout_s: float = Field(default=120.0, gt=0)
+    max_queue: int = Field(default=4096, ge=1)
+    """Calls of one program that may wait for these replicas; more fail at once as busy."""
+    restarts: int = Field(default=5, ge=0)
+    """How often a replica is replaced within ten minutes before it is given up."""
     cache: bool = True
     """Whether equal calls get the remembered answer; only for deterministic back-ends."""
 
@@ -63,8 +79,16 @@ class ToolshedConfig(_Strict):
     """Address of running tools, or the file that ``toolshed.serve`` wrote; None starts own ones."""
     namespace: str = "toolshed"
     """Ray namespace of running tools."""
-    queue_timeout_s: float = Field(default=600.0, gt=0)
-    """How long a call may wait for a free replica."""
+    pack: Literal["none", "node", "strict"] = "none"
+    """Placement of the replicas: anywhere, on as few nodes as can be, on one node."""
+    call_log: str | None = None
+    """File to which one JSON line per call is appended."""
+    max_variables: int = Field(default=64, ge=1)
+    """Variables that one session may hold at a time."""
+    max_variable_mb: float = Field(default=256.0, gt=0)
+    """Size of one variable."""
+    variable_minutes: float = Field(default=30.0, gt=0)
+    """A variable expires when nobody has used it for so long."""
     families: dict[str, FamilyConfig]
     """By published name, in the order of the file."""
     published: list[dict[str, JsonValue]] | None = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
 
+from toolshed.backend import load_class
 from toolshed.errors import ConfigError
 from toolshed.tool import Family
 from toolshed.types import Json
@@ -75,22 +75,6 @@ FAMILIES: dict[str, FamilyEntry] = {
         back_ends={"light": BackEnd(location=f"{_LIGHT}robot:LightRobot"), "real": None},
     ),
 }
-
-
-def load_class(location: str) -> type:
-    """The class at ``module:Class``."""
-    module_name, _, class_name = location.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{location} cannot be loaded: no module {error.name!r}; install its package "
-            "(for the light back-ends: pip install 'spacetools[light]') or correct the name"
-        ) from error
-    found = vars(module).get(class_name)
-    if not isinstance(found, type):
-        raise ConfigError(f"{module_name} has no class {class_name!r}")
-    return found
 
 
 def contract_of(family: str, backend: str) -> type[Family]:

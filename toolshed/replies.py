@@ -21,9 +21,12 @@ from toolshed.types import (
     Detections,
     GraspEstimate,
     IndexedValue,
+    KnownDepth,
     OrientedBox,
     RobotAction,
     Segmentation,
+    TextReply,
+    ToolImage,
     ToolValue,
     Variable,
 )
@@ -51,7 +54,7 @@ def render(
     defects: Defects = "fixed",
     *,
     method: str = "",
-    image_index: int | None = None,
+    image_index: int | str | None = None,
 ) -> str:
     """What the model reads; ``image_index`` is that of a picture which joins the conversation."""
     if profile == "compact":
@@ -89,8 +92,19 @@ def variables(value: ToolValue, defects: Defects = "fixed") -> tuple[Variable, .
         return _box_variables(value, defects)
     if isinstance(value, GraspEstimate):
         return (Variable(name="grasp_pose", kind="pose", value=value.pose),)
+    if isinstance(value, TextReply):
+        return value.variables
     if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
         return (Variable(name="captured_image", kind="image", value=value.image),)
+    return ()
+
+
+def pictures(value: ToolValue) -> tuple[ToolImage, ...]:
+    """Pictures that join the conversation."""
+    if isinstance(value, TextReply):
+        return value.images
+    if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
+        return (value.image,)
     return ()
 
 
@@ -123,7 +137,7 @@ def _edges(defects: Defects) -> tuple[tuple[int, int], ...]:
 # ---- compact --------------------------------------------------------------------------------
 
 
-def _compact(value: ToolValue, image_index: int | None) -> str:
+def _compact(value: ToolValue, image_index: int | str | None) -> str:
     match value:
         case Detections():
             if not value.points:
@@ -147,6 +161,8 @@ def _compact(value: ToolValue, image_index: int | None) -> str:
         case CapturedImage():
             size = f"{value.image.width}x{value.image.height}"
             return f"image {size}" if image_index is None else f"image {image_index}: {size}"
+        case TextReply():
+            return value.text
 
 
 def _compact_number(value: float | bool | tuple[float, ...]) -> str:
@@ -191,6 +207,8 @@ def _released(value: ToolValue, defects: Defects, method: str) -> str:
             return f"{what} {'succeeded' if value.success else 'failed'}."
         case CapturedImage():
             return f"Captured image: {value.image.width}×{value.image.height} pixels."
+        case TextReply():
+            return value.text
 
 
 def _released_segmentation(value: Segmentation, method: str) -> str:
@@ -217,7 +235,7 @@ def _released_depth(value: DepthEstimate) -> str:
         parts = [
             f"{verb} depth map for {width}x{height} image.",
             f"Focal length: {value.focal_length_px:.1f}px.",
-            _range("Depth range", value.depth_m),
+            _range("Depth range", value.known),
             _hint(depth_map, "$focal_length_px (float)"),
         ]
     else:
@@ -226,18 +244,16 @@ def _released_depth(value: DepthEstimate) -> str:
         count = f"$point_cloud (numpy array, {len(cloud)}x3)"
         parts = [
             f"{made} {len(cloud):,} 3D points.",
-            _range("Depth range in point cloud", cloud[:, 2]),
+            _range("Depth range in point cloud", value.known),
             _hint(depth_map, count, "$focal_length_px (float)"),
         ]
     return " ".join(part for part in parts if part)
 
 
-def _range(label: str, depth_m: npt.NDArray[np.float32]) -> str:
-    known = depth_m[np.isfinite(depth_m) & (depth_m > 0)].astype(np.float64)
-    if known.size == 0:
+def _range(label: str, known: KnownDepth | None) -> str:
+    if known is None:
         return ""
-    low, high, mean = known.min(), known.max(), known.mean()
-    return f"{label}: {low:.2f}m to {high:.2f}m (mean: {mean:.2f}m)."
+    return f"{label}: {known.low_m:.2f}m to {known.high_m:.2f}m (mean: {known.mean_m:.2f}m)."
 
 
 def _released_box(value: OrientedBox, defects: Defects) -> str:

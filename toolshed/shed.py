@@ -20,30 +20,17 @@ from toolshed.arguments import check_arguments
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.hosting import Answer, Host, LocalHost, RememberingHost, Request, served_families
+from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Request
+from toolshed.caching import RememberingHost
+from toolshed.hosting import Host, LocalHost, served_families
 from toolshed.tool import Method
-from toolshed.tools.robot import RobotReply
 from toolshed.toolset import ToolSet
-from toolshed.types import (
-    CapturedImage,
-    Detections,
-    IndexedValue,
-    RobotAction,
-    Timings,
-    ToolCall,
-    ToolImage,
-    ToolResult,
-    ToolSpec,
-    ToolValue,
-    Variable,
-)
+from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
 
 if TYPE_CHECKING:
     from toolshed.tabletop.state import WorldState
 
 __all__ = ["Session", "ToolSet", "Toolshed"]
-
-_WORLD = "_world"
 
 
 class Toolshed:
@@ -154,12 +141,12 @@ class Session:
         """The world as the last robot call left it; None where the question has none."""
         if self._scene is None:
             return None
-        if _WORLD not in self.variables:
+        if WORLD not in self.variables:
             from toolshed.tabletop.state import initial_state
 
             state = initial_state(self._scene)
-            self.variables[_WORLD] = Variable(name=_WORLD, kind="world", value=state)
-        return cast("WorldState", self.variables[_WORLD].value)
+            self.variables[WORLD] = Variable(name=WORLD, kind="world", value=state)
+        return cast("WorldState", self.variables[WORLD].value)
 
     async def call(self, call: ToolCall) -> ToolResult:
         """Make one call; see the module for what it raises, which is nothing but bugs."""
@@ -181,8 +168,7 @@ class Session:
                 method, call.arguments, images=self.images, variables=self.variables
             )
             kind = self._kind_read(method, call)
-            answer = await self._answer(method, arguments)
-            value = _found(answer.value, kind)
+            answer = await self._answer(method, arguments, kind)
         except ToolRefusal as refusal:
             name = looked_for if isinstance(looked_for, str) else None
             return ToolResult(
@@ -202,11 +188,11 @@ class Session:
                 text=failure.text,
                 timings=Timings(total_s=time.perf_counter() - started_s),
             )
-        if _pictures(value):
+        if answer.images:
             # Pictures are numbered in the order of the calls, which is how the model reads them.
             for event in earlier:
                 await event.wait()
-        return self._accepted(call, order, value, answer, started_s)
+        return self._accepted(call, order, answer, started_s)
 
     def _method(self, name: str) -> Method:
         method = self._tools.methods.get(name)
@@ -224,70 +210,50 @@ class Session:
                 return self.variables[str(written)[1:]].kind if is_name else "array"
         return ""
 
-    async def _answer(self, method: Method, arguments: dict[str, object]) -> Answer:
+    async def _answer(
+        self, method: Method, arguments: dict[str, object], kind_read: str
+    ) -> Answer:
+        request = Request(
+            family=method.family, method=method.name, arguments=arguments, kind_read=kind_read
+        )
         worlds = [each.name for each in method.parameters if each.role == "world"]
         if not worlds:
-            request = Request(family=method.family, method=method.name, arguments=arguments)
             return await self._host.call(request)
         async with self._in_turn:
             world = self.world
             if world is None:
                 raise ToolRefusal("no_world", "there is no robot in this conversation")
             given = {**arguments, worlds[0]: world}
-            answer = await self._host.call(
-                Request(family=method.family, method=method.name, arguments=given)
-            )
-            assert isinstance(answer.value, RobotReply), "a method with a world returns it"
-            self.variables[_WORLD] = Variable(name=_WORLD, kind="world", value=answer.value.world)
+            answer = await self._host.call(dataclasses.replace(request, arguments=given))
+            (after,) = [each for each in answer.variables if each.name == WORLD]
+            self.variables[WORLD] = after
             return answer
 
     def _accepted(
-        self, call: ToolCall, order: int, value: ToolValue, answer: Answer, started_s: float
+        self, call: ToolCall, order: int, answer: Answer, started_s: float
     ) -> ToolResult:
-        config = self._config
-        kept = replies.variables(value, config.defects)
-        pictures = _pictures(value)
-        text = replies.render(
-            value,
-            config.replies,
-            config.defects,
-            method=call.name.partition(".")[2],
-            image_index=len(self.images) if pictures else None,
-        )
-        self.images.extend(pictures)
-        for variable in kept:
-            if order >= self._written.get(variable.name, -1):
+        text = answer.text
+        if answer.images:
+            text = text.replace(IMAGE_INDEX, str(len(self.images)))
+        self.images.extend(answer.images)
+        for variable in answer.variables:
+            # The world was set in the order of its calls, which is the order of the actions.
+            if variable.name != WORLD and order >= self._written.get(variable.name, -1):
                 self._written[variable.name] = order
                 self.variables[variable.name] = variable
-        if isinstance(answer.value, RobotReply):
-            kept = (*kept, Variable(name=_WORLD, kind="world", value=answer.value.world))
         return ToolResult(
             call_id=call.id,
             name=call.name,
             status="ok",
             text=clean(text),
-            value=value,
-            variables=kept,
-            images=pictures,
+            held=answer.value,
+            variables=answer.variables,
+            images=answer.images,
             timings=Timings(
                 queue_s=answer.queue_s,
+                transfer_s=answer.transfer_s,
                 run_s=answer.run_s,
+                encode_s=answer.encode_s,
                 total_s=time.perf_counter() - started_s,
             ),
         )
-
-
-def _found(answered: ToolValue | RobotReply, kind: str) -> ToolValue:
-    """The value itself; an empty detection is a refusal, whichever way its back-end says so."""
-    value = answered.value if isinstance(answered, RobotReply) else answered
-    if isinstance(value, Detections) and not value.points:
-        raise ToolRefusal("not_found", f"not found: {value.obj_name}")
-    if isinstance(value, IndexedValue):
-        return dataclasses.replace(value, kind=kind)
-    return value
-
-
-def _pictures(value: ToolValue) -> tuple[ToolImage, ...]:
-    if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
-        return (value.image,)
-    return ()

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
-import docstring_parser
 import numpy as np
 import numpy.typing as npt
 
@@ -163,6 +162,9 @@ class _World:
 
 
 def _read(family: str, function: Callable[..., object]) -> Method:
+    # Tool environments need neither a schema nor the package that reads docstrings.
+    import docstring_parser
+
     document = docstring_parser.parse(inspect.getdoc(function) or "")
     if not document.short_description:
         raise ConfigError(

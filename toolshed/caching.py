@@ -1,0 +1,148 @@
+"""Remembered answers: equal calls are executed once, and those under way are waited for.
+
+Only for families whose back-ends are deterministic. Failures are never remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Generic, TypeAlias, TypeVar
+
+import numpy as np
+
+from toolshed.backend import Answer, Request
+from toolshed.errors import ToolRefusal
+from toolshed.hosting import Host
+from toolshed.types import Point, Stored, StoredArray, ToolImage
+
+T = TypeVar("T")
+
+Remembered: TypeAlias = Answer | ToolRefusal
+
+
+class RememberingHost:
+    """Answers equal calls once: while one runs the others wait for it, later ones look it up.
+
+    Only for families whose back-ends are deterministic. Failures are never remembered.
+    """
+
+    def __init__(self, host: Host, families: Sequence[str], *, max_bytes: int = 64 << 20) -> None:
+        self._host = host
+        self._families = frozenset(families)
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._kept: OrderedDict[object, tuple[Remembered, int]] = OrderedDict()
+        self._running: dict[object, asyncio.Task[Remembered]] = {}
+        self._digests = ByIdentity[bytes]()
+
+    async def call(self, request: Request) -> Answer:
+        if request.family not in self._families:
+            return await self._host.call(request)
+        key = self._key(request)
+        known = self._kept.get(key)
+        if known is not None:
+            self._kept.move_to_end(key)
+            return _unpacked(known[0])
+        task = self._running.get(key)
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            task = asyncio.create_task(self._ask(key, request))
+            self._running[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
+        # A caller that gives up must not take the answer from those who wait for the same one.
+        answered = await asyncio.shield(task)
+        return answered if isinstance(answered, Answer) else _unpacked(answered)
+
+    async def aclose(self) -> None:
+        await self._host.aclose()
+
+    def close(self) -> None:
+        self._host.close()
+
+    async def _ask(self, key: object, request: Request) -> Remembered:
+        answered: Remembered
+        try:
+            answered = await self._host.call(request)
+        except ToolRefusal as refusal:
+            answered = refusal
+        self._keep(key, answered)
+        return answered
+
+    def _keep(self, key: object, answered: Remembered) -> None:
+        size = 1024 + (num_bytes(answered) if isinstance(answered, Answer) else 0)
+        self._kept[key] = (answered, size)
+        self._num_bytes += size
+        while self._num_bytes > self._max_bytes:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._num_bytes -= dropped
+
+    def _forget(self, key: object, task: asyncio.Task[Remembered]) -> None:
+        if self._running.get(key) is task:
+            del self._running[key]
+
+    def _key(self, request: Request) -> object:
+        parts = tuple((name, self._content(value)) for name, value in request.arguments.items())
+        return (request.family, request.method, parts)
+
+    def _content(self, value: object) -> object:
+        """Something hashable that is equal exactly where the contents are."""
+        if isinstance(value, ToolImage):
+            return value.sha256
+        if isinstance(value, np.ndarray):
+            return self._digest(value)
+        if isinstance(value, StoredArray):
+            return value.key
+        if isinstance(value, list | tuple):
+            return tuple(self._content(each) for each in value)
+        assert isinstance(value, str | int | float | Point), f"{type(value)} as an argument"
+        return value
+
+    def _digest(self, array: np.ndarray) -> object:
+        digest = self._digests.get(array)
+        if digest is None:
+            digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+            self._digests.put(array, digest)
+        return (array.dtype.str, array.shape, digest)
+
+
+def _unpacked(answered: Remembered) -> Answer:
+    if isinstance(answered, ToolRefusal):
+        raise ToolRefusal(answered.reason, answered.text)
+    return dataclasses.replace(answered, queue_s=0.0, transfer_s=0.0, run_s=0.0, encode_s=0.0)
+
+
+class ByIdentity(Generic[T]):
+    """A fact about each array, kept as long as the array itself lives."""
+
+    def __init__(self) -> None:
+        self._facts: dict[int, tuple[weakref.ref[np.ndarray], T]] = {}
+
+    def get(self, array: np.ndarray) -> T | None:
+        found = self._facts.get(id(array))
+        return found[1] if found is not None and found[0]() is array else None
+
+    def put(self, array: np.ndarray, fact: T) -> None:
+        key = id(array)
+        self._facts[key] = (weakref.ref(array, lambda gone: self._drop(key, gone)), fact)
+
+    def _drop(self, key: int, gone: weakref.ref[np.ndarray]) -> None:
+        found = self._facts.get(key)
+        if found is not None and found[0] is gone:
+            del self._facts[key]
+
+
+def num_bytes(value: object) -> int:
+    """Bytes in the arrays of a value, those that it refers to included."""
+    if isinstance(value, np.ndarray | StoredArray):
+        return int(value.nbytes)
+    if isinstance(value, Stored):
+        return 0
+    if isinstance(value, tuple):
+        return sum(map(num_bytes, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return sum(num_bytes(getattr(value, each.name)) for each in dataclasses.fields(value))
+    return 0
