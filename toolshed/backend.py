@@ -65,6 +65,10 @@ class Request:
     kind_read: str = ""
     """Kind of the variable that the call's first array came from."""
     priority: Priority = "rollout"
+    session: str = ""
+    """Whose call it is; calls of one session to a stateful family go to one replica."""
+    key: str = ""
+    """The same for equal calls of a deterministic family; empty where each is to be executed."""
 
     @property
     def name(self) -> str:

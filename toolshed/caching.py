@@ -16,7 +16,7 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 
 from toolshed.backend import Answer, Request
-from toolshed.errors import ToolRefusal
+from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.hosting import Host
 from toolshed.types import Point, Stored, StoredArray, ToolImage
 
@@ -36,8 +36,8 @@ class RememberingHost:
         self._families = frozenset(families)
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._kept: OrderedDict[object, tuple[Remembered, int]] = OrderedDict()
-        self._running: dict[object, asyncio.Task[Remembered]] = {}
+        self._kept: OrderedDict[str, tuple[Remembered, int]] = OrderedDict()
+        self._running: dict[str, asyncio.Task[Remembered]] = {}
         self._digests = ByIdentity[bytes]()
 
     async def call(self, request: Request) -> Answer:
@@ -50,7 +50,7 @@ class RememberingHost:
             return _unpacked(known[0])
         task = self._running.get(key)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = asyncio.create_task(self._ask(key, request))
+            task = asyncio.create_task(self._ask(dataclasses.replace(request, key=key)))
             self._running[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
         # A caller that gives up must not take the answer from those who wait for the same one.
@@ -63,16 +63,22 @@ class RememberingHost:
     def close(self) -> None:
         self._host.close()
 
-    async def _ask(self, key: object, request: Request) -> Remembered:
+    async def _ask(self, request: Request) -> Remembered:
         answered: Remembered
         try:
             answered = await self._host.call(request)
         except ToolRefusal as refusal:
             answered = refusal
-        self._keep(key, answered)
+        except ToolFailure as failure:
+            if failure.reason == "expired":
+                # Which of the remembered arrays went with the node that held them is not known.
+                self._kept.clear()
+                self._num_bytes = 0
+            raise
+        self._keep(request.key, answered)
         return answered
 
-    def _keep(self, key: object, answered: Remembered) -> None:
+    def _keep(self, key: str, answered: Remembered) -> None:
         size = 1024 + (num_bytes(answered) if isinstance(answered, Answer) else 0)
         self._kept[key] = (answered, size)
         self._num_bytes += size
@@ -80,16 +86,17 @@ class RememberingHost:
             _, (_, dropped) = self._kept.popitem(last=False)
             self._num_bytes -= dropped
 
-    def _forget(self, key: object, task: asyncio.Task[Remembered]) -> None:
+    def _forget(self, key: str, task: asyncio.Task[Remembered]) -> None:
         if self._running.get(key) is task:
             del self._running[key]
 
-    def _key(self, request: Request) -> object:
-        parts = tuple((name, self._content(value)) for name, value in request.arguments.items())
-        return (request.family, request.method, parts)
+    def _key(self, request: Request) -> str:
+        parts = [(name, self._content(value)) for name, value in request.arguments.items()]
+        whole = repr((request.family, request.method, request.kind_read, parts))
+        return hashlib.blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def _content(self, value: object) -> object:
-        """Something hashable that is equal exactly where the contents are."""
+        """Something whose ``repr`` is equal exactly where the contents are."""
         if isinstance(value, ToolImage):
             return value.sha256
         if isinstance(value, np.ndarray):

@@ -204,7 +204,9 @@ def _unpack(tree: Any, buffers: Sequence[Any], absent: Absent | None) -> Any:
     carrier = _carrier(kind)
     if carrier is None:
         raise CodecError(f"{kind!r} is no carrier of this library")
-    return carrier(**{key: _unpack(each, buffers, absent) for key, each in tree.items() if key != _KEY})
+    return carrier(
+        **{key: _unpack(each, buffers, absent) for key, each in tree.items() if key != _KEY}
+    )
 
 
 def _index(number: object) -> int:

@@ -24,6 +24,8 @@ class Served:
     spec: BackEndSpec
     idempotent: bool
     stateful: bool
+    small: frozenset[str]
+    """Methods whose values hold no large arrays."""
     config: FamilyConfig
 
     @property
@@ -61,6 +63,11 @@ def served_families(config: ToolshedConfig, tools: ToolSet) -> list[Served]:
                 spec=spec,
                 idempotent=contract.idempotent,
                 stateful=contract.stateful,
+                small=frozenset(
+                    each.name
+                    for each in tools.methods.values()
+                    if each.family == name and each.is_small
+                ),
                 config=family,
             )
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from toolshed.command import run_command
 from toolshed.config import load_tools, replaced
 from toolshed.hosting import served_families
-from toolshed.ray_host import RayHost
+from toolshed.serving.router import RayHost
 from toolshed.toolset import ToolSet
 
 

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import itertools
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from toolshed import replies
 from toolshed.arguments import check_arguments
+from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Priority, Request
+from toolshed.caching import RememberingHost
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Request
-from toolshed.caching import RememberingHost
 from toolshed.hosting import Host, LocalHost, served_families
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
@@ -57,7 +58,7 @@ class Toolshed:
         families = served_families(loaded, tools)
         opened: Host
         if loaded.host == "ray":
-            from toolshed.ray_host import RayHost
+            from toolshed.serving.router import RayHost
 
             opened = RayHost(loaded, families)
         else:
@@ -78,9 +79,18 @@ class Toolshed:
     def schema_hash(self) -> str:
         return self.tools.schema_hash
 
-    def session(self, images: Sequence[ToolImage] = (), *, scene: int | None = None) -> Session:
-        """One episode: the pictures of its question, and the seed of the world it may act in."""
-        return Session(self.config, self.tools, self._host, images, scene)
+    def session(
+        self,
+        images: Sequence[ToolImage] = (),
+        *,
+        scene: int | None = None,
+        priority: Priority = "rollout",
+    ) -> Session:
+        """One episode: the pictures of its question, and the seed of the world it may act in.
+
+        Calls of ``interactive`` sessions go before those of others.
+        """
+        return Session(self.config, self.tools, self._host, images, scene, priority)
 
     async def aclose(self) -> None:
         await self._host.aclose()
@@ -122,6 +132,7 @@ class Session:
         host: Host,
         images: Sequence[ToolImage],
         scene: int | None,
+        priority: Priority,
     ) -> None:
         self.images: list[ToolImage] = list(images)
         """Pictures of the question, then those that tools brought."""
@@ -130,6 +141,8 @@ class Session:
         self._tools = tools
         self._host = host
         self._scene = scene
+        self._priority: Priority = priority
+        self._id = uuid.uuid4().hex
         self._order = itertools.count()
         self._written: dict[str, int] = {}
         self._in_turn = asyncio.Lock()
@@ -210,11 +223,14 @@ class Session:
                 return self.variables[str(written)[1:]].kind if is_name else "array"
         return ""
 
-    async def _answer(
-        self, method: Method, arguments: dict[str, object], kind_read: str
-    ) -> Answer:
+    async def _answer(self, method: Method, arguments: dict[str, object], kind_read: str) -> Answer:
         request = Request(
-            family=method.family, method=method.name, arguments=arguments, kind_read=kind_read
+            family=method.family,
+            method=method.name,
+            arguments=arguments,
+            kind_read=kind_read,
+            priority=self._priority,
+            session=self._id,
         )
         worlds = [each.name for each in method.parameters if each.role == "world"]
         if not worlds:
@@ -229,9 +245,7 @@ class Session:
             self.variables[WORLD] = after
             return answer
 
-    def _accepted(
-        self, call: ToolCall, order: int, answer: Answer, started_s: float
-    ) -> ToolResult:
+    def _accepted(self, call: ToolCall, order: int, answer: Answer, started_s: float) -> ToolResult:
         text = answer.text
         if answer.images:
             text = text.replace(IMAGE_INDEX, str(len(self.images)))

@@ -19,7 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from toolshed.errors import ConfigError
-from toolshed.types import Json, Point, ToolImage, ToolSpec
+from toolshed.types import (
+    Detections,
+    GraspEstimate,
+    IndexedValue,
+    Json,
+    OrientedBox,
+    Point,
+    ToolImage,
+    ToolSpec,
+)
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 Role: TypeAlias = Literal["text", "number", "array", "points", "point", "image", "world"]
@@ -104,6 +113,8 @@ class Method:
     name: str
     description: str
     parameters: tuple[Parameter, ...]
+    is_small: bool = False
+    """Whether its values hold no large arrays."""
 
     @property
     def dotted(self) -> str:
@@ -157,6 +168,9 @@ def _spec(method: Method) -> ToolSpec:
     )
 
 
+_SMALL = (Detections, IndexedValue, OrientedBox, GraspEstimate)
+
+
 class _World:
     """Stands in for the annotation ``WorldState``, whose module needs the extra ``[light]``."""
 
@@ -176,6 +190,7 @@ def _read(family: str, function: Callable[..., object]) -> Method:
     return Method(
         family=family,
         name=function.__name__,
+        is_small=hints.get("return") in _SMALL,
         description="\n".join(part for part in parts if part),
         parameters=tuple(
             _parameter(name, hints[name], told.get(name, f"Parameter {name}"))

@@ -5,6 +5,7 @@ Ray is imported inside functions, so that this module can be imported without it
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -16,7 +17,6 @@ from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError
 
 OBJECT_STORE_BYTES = 200 << 20
-_INLINE_BYTES = 1 << 20
 _LONGEST_TEMPORARY_PATH = 40
 
 
@@ -29,18 +29,11 @@ class Cluster:
     @classmethod
     def enter(cls, config: ToolshedConfig, num_cpus: float) -> None:
         """Join the cluster of ``ray_address``, use the one that is open, or start one."""
-        # Read when Ray is loaded. The mode is Ray's default, which it announces unless it is given.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                "host: ray needs Ray; pip install 'spacetools[ray]', or write 'host: local'"
-            ) from error
+        prepare()
+        import ray
 
         if config.ray_address is not None:
-            cls._join(config.ray_address)
+            join(config.ray_address)
         elif not ray.is_initialized():
             cls._start(num_cpus)
         cls._num_users += 1
@@ -63,37 +56,52 @@ class Cluster:
         # Ray's sockets lie far below this folder, and a socket's path has 107 characters at most.
         root = place if len(place) <= _LONGEST_TEMPORARY_PATH else "/tmp"
         folder = Path(tempfile.mkdtemp(prefix="ts-", dir=root))
-        ray.init(
-            # Without an address Ray would join whatever cluster it finds on this machine.
-            address="local",
-            num_cpus=max(1, math.ceil(num_cpus)),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-            _temp_dir=str(folder),
-            # A depth map in the reply itself is half as slow as one through the object store.
-            _system_config={"max_direct_call_object_size": _INLINE_BYTES},
-        )
+        try:
+            ray.init(
+                # Without an address Ray would join whatever cluster it finds on this machine.
+                address="local",
+                num_cpus=max(1, math.ceil(num_cpus)),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(folder),
+            )
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         cls._folder = folder
 
-    @classmethod
-    def _join(cls, address: str) -> None:
-        import ray
 
-        found = read_address(address)
-        if ray.is_initialized():
-            here = ray.get_runtime_context().gcs_address
-            if here != found:
-                raise ConfigError(f"this process is in the Ray cluster {here}, not in {found}")
-            return
-        try:
-            ray.init(address=found, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"no Ray cluster answers at {found}; start the tools first: "
-                "python -m toolshed.serve CONFIG --address-file FILE"
-            ) from error
+def join(address_or_file: str) -> None:
+    """Enter a running cluster with this process, unless it is in it already."""
+    prepare()
+    import ray
+
+    found = read_address(address_or_file)
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if here != found:
+            raise ConfigError(f"this process is in the Ray cluster {here}, not in {found}")
+        return
+    try:
+        ray.init(address=found, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {found}; start the tools first: "
+            "python -m toolshed.serve CONFIG --address-file FILE"
+        ) from error
+
+
+def prepare() -> None:
+    """See to it that Ray is there, and loaded with our settings."""
+    # Read when Ray is loaded. The mode is Ray's default, which it announces unless it is given.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "host: ray needs Ray; pip install 'spacetools[ray]', or write 'host: local'"
+        )
 
 
 def read_address(address_or_file: str) -> str:

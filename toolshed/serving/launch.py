@@ -1,0 +1,280 @@
+"""From a tool config to running replicas: groups, the cluster, placement, the control actor, and
+the thread that hears from it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from toolshed.config import ToolshedConfig
+from toolshed.errors import ConfigError, ToolFailure
+from toolshed.hosting import Served
+from toolshed.serving.cluster import Cluster
+from toolshed.serving.control import LEASE_S, NAME, Control
+from toolshed.serving.members import Member
+from toolshed.serving.placement import check_room, reserve
+from toolshed.serving.pool import Pool
+from toolshed.serving.registry import GroupSpec, Registry, SeatReport
+from toolshed.serving.replica import BACKLOG, FamilySettings
+
+_RECONNECT_S = 0.2
+
+
+class Service:
+    """The replicas of a config, started here or joined, and kept in view."""
+
+    def __init__(self, config: ToolshedConfig, families: Sequence[Served], *, serve: bool) -> None:
+        self._config = config
+        self._groups = groups_of(families)
+        self._joined = config.ray_address is not None and not serve
+        # Others join by name; what nobody is to join must not be in anybody's way.
+        is_shared = serve or self._joined
+        self._namespace = config.namespace if is_shared else f"toolshed-{uuid.uuid4().hex}"
+        self._pools = {each.key: _pool(each, families) for each in self._groups}
+        self._key_of = {each.name: _process_of(each) for each in families}
+        self._members: dict[str, Member] = {}
+        self._control: Any = None
+        self._closed = threading.Event()
+        _say("joining" if self._joined else "starting", "Ray")
+        Cluster.enter(config, sum(each.cpus * each.replicas for each in self._groups))
+        try:
+            self._control = self._join() if self._joined else self._start()
+            registry = self._await_ready(families)
+        except BaseException:
+            self.close()
+            raise
+        self._heard(registry)
+        self._listener = threading.Thread(
+            target=self._listen, args=(registry.version,), name="toolshed registry", daemon=True
+        )
+        self._listener.start()
+
+    @property
+    def namespace(self) -> str:
+        return self._namespace
+
+    def pool_of(self, family: str) -> Pool:
+        return self._pools[self._key_of[family]]
+
+    def look_at(self, member: Member) -> None:
+        """Have a replica's health asked for at once."""
+        self._control.look_at.remote(member.name)
+
+    def close(self) -> None:
+        """End what was started here; the cluster ends with its last user."""
+        import ray
+
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        if self._control is not None and not self._joined:
+            try:
+                ray.get(self._control.stop.remote(), timeout=20)
+            except ray.exceptions.RayError as error:
+                _say("stop", f"control actor does not answer ({type(error).__name__})")
+            ray.kill(self._control, no_restart=True)
+        Cluster.leave()
+
+    # ---- start ---------------------------------------------------------------------------------
+
+    def _start(self) -> Any:
+        import ray
+
+        check_room(self._groups, self._config.pack)
+        placement = reserve(self._groups, self._config.pack)
+        actor = ray.remote(Control).options(
+            name=NAME,
+            namespace=self._namespace,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=1000,
+        )
+        try:
+            control = actor.remote(self._namespace, self._groups, placement, LEASE_S)
+        except ValueError as error:
+            raise ConfigError(
+                f"namespace {self._namespace!r} is being served already; stop those tools, or "
+                "choose another --namespace"
+            ) from error
+        control.start.remote()
+        return control
+
+    def _join(self) -> Any:
+        import ray
+
+        try:
+            return ray.get_actor(NAME, namespace=self._namespace)
+        except ValueError as error:
+            names = ", ".join(each.names for each in self._groups)
+            place = f"{self._config.ray_address}, namespace {self._namespace!r}"
+            raise ConfigError(
+                f"nobody serves {names} at {place}; start python -m toolshed.serve "
+                "with the same config and namespace"
+            ) from error
+
+    def _await_ready(self, families: Sequence[Served]) -> Registry:
+        """Block until each place is filled, saying which family is ready."""
+        import ray
+
+        started_s = time.perf_counter()
+        told: set[str] = set()
+        version = 0
+        while True:
+            registry: Registry = ray.get(self._control.watch.remote(version))
+            version = registry.version
+            for group in self._groups:
+                seats = registry.of_group(group.key)
+                _check_alive(group, seats)
+                if group.key not in told and _is_ready(group, seats, joined=self._joined):
+                    told.add(group.key)
+                    num, took_s = len(seats), time.perf_counter() - started_s
+                    for each in group.families:
+                        state = f"ready, {num} replica{'s' * (num > 1)} ({took_s:.1f} s)"
+                        _say(each.spec.name, state)
+            if len(told) == len(self._groups):
+                self._check_tools(registry, families)
+                return registry
+
+    def _check_tools(self, registry: Registry, families: Sequence[Served]) -> None:
+        """Whether tools that somebody else started answer what this config shows."""
+        import ray
+
+        if not self._joined:
+            return
+        wanted = {f"{each.name}.{method}" for each in families for method in each.spec.methods}
+        actors = {seat.group: seat.actor for seat in registry.seats if seat.actor is not None}
+        started = ray.get([each.started.remote() for each in actors.values()])
+        missing = sorted(wanted - {tool for each in started for tool in each.tools})
+        if missing:
+            raise ConfigError(f"the running tools lack {', '.join(missing)}")
+
+    # ---- news ----------------------------------------------------------------------------------
+
+    def _listen(self, version: int) -> None:
+        """Hear of every change, and by asking keep the lease; in a thread of its own, because the
+        program's event loop may stand still for minutes while a model learns."""
+        import ray
+
+        while not self._closed.is_set():
+            try:
+                registry: Registry = ray.get(self._control.watch.remote(version))
+            except ray.exceptions.RayError:
+                # Ray is starting it again; callers go on with the replicas that they know.
+                self._closed.wait(_RECONNECT_S)
+                continue
+            except (ValueError, RuntimeError, SystemError):
+                return
+            if registry.version != version and not self._closed.is_set():
+                version = registry.version
+                self._heard(registry)
+
+    def _heard(self, registry: Registry) -> None:
+        known, self._members = self._members, {}
+        for key, pool in self._pools.items():
+            members = []
+            seats = registry.of_group(key)
+            for seat in seats:
+                if seat.state != "ready":
+                    continue
+                member = known.get(seat.name) or _member(seat)
+                self._members[seat.name] = member
+                if not member.gone:
+                    members.append(member)
+            pool.update(members, _lost(seats))
+
+
+def groups_of(families: Sequence[Served]) -> tuple[GroupSpec, ...]:
+    """Families by process word; what they share is the largest that one of them asks for."""
+    by_process: dict[str, list[Served]] = {}
+    for each in families:
+        by_process.setdefault(_process_of(each), []).append(each)
+    return tuple(_group(key, members) for key, members in by_process.items())
+
+
+def _group(key: str, families: Sequence[Served]) -> GroupSpec:
+    configs = [each.config for each in families]
+    run_timeouts = [each.run_timeout_s or each.timeout_s for each in configs]
+    settings = tuple(
+        FamilySettings(
+            spec=each.spec,
+            max_batch_size=each.config.max_batch_size,
+            max_wait_s=each.config.max_wait_ms / 1000,
+        )
+        for each in families
+    )
+    return GroupSpec(
+        key=key,
+        families=settings,
+        slots=configs[0].slots,
+        replicas=max(each.replicas for each in configs),
+        cpus=max(each.cpus for each in configs),
+        gpus=max(each.gpus for each in configs),
+        start_timeout_s=max(each.start_timeout_s for each in configs),
+        run_timeout_s=max(run_timeouts),
+        restarts=max(each.restarts for each in configs),
+    )
+
+
+def _process_of(family: Served) -> str:
+    return family.config.process or family.name
+
+
+def _pool(group: GroupSpec, families: Sequence[Served]) -> Pool:
+    members = [each for each in families if _process_of(each) == group.key]
+    batch = max(each.config.max_batch_size for each in members)
+    return Pool(
+        group.names,
+        width=group.slots * batch,
+        most_ahead=BACKLOG,
+        max_queue=max(each.config.max_queue for each in members),
+        stateful=any(each.stateful for each in members),
+    )
+
+
+def _member(seat: SeatReport) -> Member:
+    actor = seat.actor
+    return Member(
+        name=seat.name,
+        actor=actor,
+        call_small=actor.call_small,
+        call_large=actor.call.options(num_returns=2),
+    )
+
+
+def _is_ready(group: GroupSpec, seats: Sequence[SeatReport], *, joined: bool) -> bool:
+    num_ready = sum(each.state == "ready" for each in seats)
+    return num_ready > 0 if joined else num_ready >= group.replicas
+
+
+def _check_alive(group: GroupSpec, seats: Sequence[SeatReport]) -> None:
+    """Raise what keeps a group from ever being ready, by whose fault it is."""
+    for seat in seats:
+        if seat.state == "dead" or (seat.state == "down" and seat.num_restarts == 1):
+            raise _error_of(seat)
+
+
+def _error_of(seat: SeatReport) -> ConfigError | ToolFailure:
+    reason, _, text = seat.reason.removeprefix("given up after several starts: ").partition(": ")
+    if seat.user_error:
+        return ConfigError(text)
+    prefix = "given up after several starts: " if seat.state == "dead" else ""
+    return ToolFailure(reason, prefix + text)
+
+
+def _lost(seats: Sequence[SeatReport]) -> ToolFailure | None:
+    """Why no replica will ever answer again."""
+    dead = [each for each in seats if each.state == "dead"]
+    if not dead or len(dead) < len(seats):
+        return None
+    error = _error_of(dead[-1])
+    return error if isinstance(error, ToolFailure) else ToolFailure("user_error", str(error))
+
+
+def _say(what: str, state: str) -> None:
+    print(f"tools: {what} {state}", file=sys.stderr, flush=True)
