@@ -16,7 +16,7 @@ from toolshed.errors import ToolRefusal
 from toolshed.tool import ArrayOf, Method, Parameter
 from toolshed.types import Json, Point, ToolImage, Variable
 
-_REFERENCE = re.compile(r"\$([A-Za-z][A-Za-z0-9_]*)")
+REFERENCE = re.compile(r"\$([A-Za-z][A-Za-z0-9_]*)")
 _NUMBERS_ONLY = re.compile(r"[\s\d.,eE+\-\[\]()]*")
 _SHOWN = 60
 _LONGEST_TEXT = 200
@@ -88,7 +88,7 @@ def _image(value: Json, images: Sequence[ToolImage]) -> ToolImage:
 def _text(field: str, value: Json) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > _LONGEST_TEXT:
         raise _bad(field, value, f"text of 1 to {_LONGEST_TEXT} characters")
-    if _REFERENCE.fullmatch(value):
+    if REFERENCE.fullmatch(value):
         raise _bad(field, value, "plain text; variables do not go here")
     return value
 
@@ -98,7 +98,7 @@ def _referenced(
 ) -> Variable | None:
     if not isinstance(value, str) or not value.startswith("$"):
         return None
-    match = _REFERENCE.fullmatch(value)
+    match = REFERENCE.fullmatch(value)
     variable = variables.get(match[1]) if match else None
     if variable is None:
         known = ", ".join(f"${name}" for name in variables if not name.startswith("_"))

@@ -17,8 +17,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, cast
 
 from toolshed import replies
-from toolshed.arguments import check_arguments
+from toolshed.arguments import REFERENCE, check_arguments
 from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Priority, Request
+from toolshed.blocking import run_now
 from toolshed.caching import RememberingHost
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
@@ -27,6 +28,7 @@ from toolshed.hosting import Host, LocalHost, served_families
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
 from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
+from toolshed.variables import Variables
 
 if TYPE_CHECKING:
     from toolshed.tabletop.state import WorldState
@@ -136,7 +138,11 @@ class Session:
     ) -> None:
         self.images: list[ToolImage] = list(images)
         """Pictures of the question, then those that tools brought."""
-        self.variables: dict[str, Variable] = {}
+        self.variables = Variables(
+            most=config.max_variables,
+            max_bytes=int(config.max_variable_mb * 1e6),
+            seconds=60 * config.variable_minutes,
+        )
         self._config = config
         self._tools = tools
         self._host = host
@@ -158,8 +164,16 @@ class Session:
             from toolshed.tabletop.state import initial_state
 
             state = initial_state(self._scene)
-            self.variables[WORLD] = Variable(name=WORLD, kind="world", value=state)
+            self.variables.keep(Variable(name=WORLD, kind="world", value=state))
         return cast("WorldState", self.variables[WORLD].value)
+
+    def call_now(self, call: ToolCall) -> ToolResult:
+        """Make one call from a program without an event loop; see ``call``."""
+        return run_now(self.call(call))
+
+    def close(self) -> None:
+        """The episode is over: its variables are released. Results keep what they refer to."""
+        self.variables.clear()
 
     async def call(self, call: ToolCall) -> ToolResult:
         """Make one call; see the module for what it raises, which is nothing but bugs."""
@@ -174,25 +188,21 @@ class Session:
     async def _made(self, call: ToolCall, earlier: Sequence[asyncio.Event]) -> ToolResult:
         started_s = time.perf_counter()
         order = next(self._order)
-        looked_for = call.arguments.get("obj_name")
         try:
             method = self._method(call.name)
+            for name in _names_in(call):
+                self.variables.check_not_gone(name)
             arguments = check_arguments(
                 method, call.arguments, images=self.images, variables=self.variables
             )
             kind = self._kind_read(method, call)
             answer = await self._answer(method, arguments, kind)
+            self.variables.check(answer.variables)
         except ToolRefusal as refusal:
-            name = looked_for if isinstance(looked_for, str) else None
-            return ToolResult(
-                call_id=call.id,
-                name=call.name,
-                status="refused",
-                reason=refusal.reason,
-                text=clean(replies.render_refusal(refusal, self._config.replies, name)),
-                timings=Timings(total_s=time.perf_counter() - started_s),
-            )
+            return self._refused(call, refusal, started_s)
         except ToolFailure as failure:
+            if failure.reason == "expired" and _names_in(call):
+                return self._refused(call, self._lost(call, failure), started_s)
             return ToolResult(
                 call_id=call.id,
                 name=call.name,
@@ -206,6 +216,29 @@ class Session:
             for event in earlier:
                 await event.wait()
         return self._accepted(call, order, answer, started_s)
+
+    def _refused(self, call: ToolCall, refusal: ToolRefusal, started_s: float) -> ToolResult:
+        looked_for = call.arguments.get("obj_name")
+        name = looked_for if isinstance(looked_for, str) else None
+        return ToolResult(
+            call_id=call.id,
+            name=call.name,
+            status="refused",
+            reason=refusal.reason,
+            text=clean(replies.render_refusal(refusal, self._config.replies, name)),
+            timings=Timings(total_s=time.perf_counter() - started_s),
+        )
+
+    def _lost(self, call: ToolCall, failure: ToolFailure) -> ToolRefusal:
+        """The model can make again what a machine has lost, so it reads which variables went."""
+        names = _names_in(call)
+        for name in names:
+            self.variables.lose(name)
+        try:
+            self.variables.check_not_gone(names[0])
+        except ToolRefusal as refusal:
+            return refusal
+        return ToolRefusal("expired_variable", failure.text)
 
     def _method(self, name: str) -> Method:
         method = self._tools.methods.get(name)
@@ -242,7 +275,7 @@ class Session:
             given = {**arguments, worlds[0]: world}
             answer = await self._host.call(dataclasses.replace(request, arguments=given))
             (after,) = [each for each in answer.variables if each.name == WORLD]
-            self.variables[WORLD] = after
+            self.variables.keep(after)
             return answer
 
     def _accepted(self, call: ToolCall, order: int, answer: Answer, started_s: float) -> ToolResult:
@@ -254,7 +287,7 @@ class Session:
             # The world was set in the order of its calls, which is the order of the actions.
             if variable.name != WORLD and order >= self._written.get(variable.name, -1):
                 self._written[variable.name] = order
-                self.variables[variable.name] = variable
+                self.variables.keep(variable)
         return ToolResult(
             call_id=call.id,
             name=call.name,
@@ -271,3 +304,9 @@ class Session:
                 total_s=time.perf_counter() - started_s,
             ),
         )
+
+
+def _names_in(call: ToolCall) -> list[str]:
+    """Names of variables that a call passes on."""
+    written = [each for each in call.arguments.values() if isinstance(each, str)]
+    return [match[1] for each in written if (match := REFERENCE.match(each)) is not None]

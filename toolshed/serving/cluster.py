@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from toolshed.config import ToolshedConfig
-from toolshed.errors import ConfigError
+from toolshed.errors import ConfigError, ToolFailure
 
 OBJECT_STORE_BYTES = 200 << 20
 _LONGEST_TEMPORARY_PATH = 40
@@ -67,9 +67,14 @@ class Cluster:
                 configure_logging=False,
                 _temp_dir=str(folder),
             )
-        except BaseException:
+        except BaseException as error:
+            ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
-            raise
+            if not isinstance(error, Exception):
+                raise
+            text = f"Ray did not start: {str(error).strip().splitlines()[0]}"
+            remedy = "try again when the machine is less busy and its disk is not full"
+            raise ToolFailure("no_cluster", f"{text}; {remedy}") from error
         cls._folder = folder
 
 

@@ -208,6 +208,11 @@ def _group(key: str, families: Sequence[Served]) -> GroupSpec:
         )
         for each in families
     )
+    environments = {each.environment for each in configs}
+    if len(environments) > 1:
+        names = ", ".join(each.name for each in families)
+        raise ConfigError(f"{names} share the process {key!r}, so they need one environment")
+    environment = environments.pop()
     return GroupSpec(
         key=key,
         families=settings,
@@ -218,7 +223,16 @@ def _group(key: str, families: Sequence[Served]) -> GroupSpec:
         start_timeout_s=max(each.start_timeout_s for each in configs),
         run_timeout_s=max(run_timeouts),
         restarts=max(each.restarts for each in configs),
+        runtime_env={} if environment is None else _runtime_env(environment, families),
     )
+
+
+def _runtime_env(environment: str, families: Sequence[Served]) -> dict[str, Any]:
+    """What Ray needs to start replicas in a tool environment, which is checked first."""
+    from toolshed.environments import runtime_env
+
+    modules = [each.spec.location.partition(":")[0] for each in families]
+    return runtime_env(environment, modules)
 
 
 def _process_of(family: Served) -> str:
