@@ -1,4 +1,4 @@
-"""What a session keeps for its model under ``$names``: owned by it, bounded, and gone after a while."""
+"""What a session keeps for its model under ``$names``: its own, bounded, expiring."""
 
 from __future__ import annotations
 
