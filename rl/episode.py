@@ -29,6 +29,7 @@ from toolshed.types import (
     RobotAction,
     Segmentation,
     Status,
+    TextReply,
     ToolCall,
     ToolImage,
     ToolResult,
@@ -41,7 +42,9 @@ DEPTH_LEVELS = 64
 """Steps of a kept depth map; few, so that sensor noise does not fill files."""
 _IS_KNOWN = [0] + [255] * 255
 
-Shape = Literal["points", "mask", "depth", "value", "box", "grasp", "grasped", "placed", "captured"]
+Shape = Literal[
+    "points", "mask", "depth", "value", "box", "grasp", "grasped", "placed", "captured", "words"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,8 +225,8 @@ def _call(call: ToolCall, result: ToolResult, image: int) -> CallRecord:
 # ---- values, small --------------------------------------------------------------------------
 
 
-def drawing_of(value: ToolValue) -> Drawing | None:
-    """What can be drawn of a tool's value; None where it is words."""
+def drawing_of(value: ToolValue) -> Drawing:
+    """What can be drawn of a tool's value."""
     match value:
         case Detections():
             return Drawing(shape="points", label=value.obj_name, points=_pairs(value.points))
@@ -250,7 +253,7 @@ def drawing_of(value: ToolValue) -> Drawing | None:
         case CapturedImage():
             return Drawing(shape="captured")
         case TextReply():
-            return None
+            return Drawing(shape="words")
 
 
 def value_of(drawing: Drawing, size: tuple[int, int]) -> ToolValue | None:
