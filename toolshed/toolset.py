@@ -63,11 +63,13 @@ class ToolSet:
 
 
 def _own_specs(config: ToolshedConfig) -> list[ToolSpec]:
-    return [
-        spec
-        for name, family in config.families.items()
-        for spec in specs_of(contract_of(name, family.backend), family.show)
-    ]
+    specs = []
+    for name, family in config.families.items():
+        shown = specs_of(contract_of(name, family.backend), family.show)
+        for method in family.exclude_methods:
+            known_name(method, methods_of(contract_of(name, family.backend)), f"{name} method")
+        specs += [each for each in shown if each.method not in family.exclude_methods]
+    return specs
 
 
 def _methods(config: ToolshedConfig, specs: Iterable[ToolSpec]) -> dict[str, Method]:

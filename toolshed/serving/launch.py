@@ -39,6 +39,8 @@ class Service:
         self._key_of = {each.name: _process_of(each) for each in families}
         self._members: dict[str, Member] = {}
         self._control: Any = None
+        self.ended = threading.Event()
+        """Set when somebody else has stopped these tools."""
         self._closed = threading.Event()
         _say("joining" if self._joined else "starting", "Ray")
         Cluster.enter(config, sum(each.cpus * each.replicas for each in self._groups))
@@ -165,6 +167,9 @@ class Service:
             try:
                 registry: Registry = ray.get(self._control.watch.remote(version))
             except ray.exceptions.RayError:
+                if self._is_over():
+                    self._end()
+                    return
                 # Ray is starting it again; callers go on with the replicas that they know.
                 self._closed.wait(_RECONNECT_S)
                 continue
@@ -173,6 +178,22 @@ class Service:
             if registry.version != version and not self._closed.is_set():
                 version = registry.version
                 self._heard(registry)
+
+    def _is_over(self) -> bool:
+        """Whether somebody has ended these tools for good."""
+        import ray
+
+        try:
+            ray.get_actor(NAME, namespace=self._namespace)
+        except ValueError:
+            return True
+        return False
+
+    def _end(self) -> None:
+        text = "these tools were stopped, or nobody renewed their lease; start them again"
+        for pool in self._pools.values():
+            pool.update((), ToolFailure("stopped", text))
+        self.ended.set()
 
     def _heard(self, registry: Registry) -> None:
         known, self._members = self._members, {}
