@@ -12,7 +12,7 @@ import inspect
 import typing
 from abc import ABC
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -115,16 +115,17 @@ class Method:
     parameters: tuple[Parameter, ...]
     is_small: bool = False
     """Whether its values hold no large arrays."""
+    visible: tuple[Parameter, ...] = field(init=False)
+    """What the schema shows, pictures last."""
+
+    def __post_init__(self) -> None:
+        shown = [each for each in self.parameters if each.role != "world"]
+        ordered = tuple(sorted(shown, key=lambda each: each.role == "image"))
+        object.__setattr__(self, "visible", ordered)
 
     @property
     def dotted(self) -> str:
         return f"{self.family}.{self.name}"
-
-    @property
-    def visible(self) -> tuple[Parameter, ...]:
-        """What the schema shows, pictures last."""
-        shown = [each for each in self.parameters if each.role != "world"]
-        return tuple(sorted(shown, key=lambda each: each.role == "image"))
 
 
 def tool(method: FunctionT) -> FunctionT:

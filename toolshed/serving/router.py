@@ -98,9 +98,9 @@ class RayHost:
             budget_s=remaining_s,
         )
         if request.method in served.small:
-            reference, stored = member.call_small.remote(asked), None
+            reference, stored = member.call_small.remote(list(asked)), None
         else:
-            reference, stored = member.call_large.remote(asked)
+            reference, stored = member.call_large.remote(list(asked))
         told = await self._awaited(pool, member, request, reference, remaining_s)
         if told.word == "busy":
             if told.reason == "draining":
@@ -125,7 +125,7 @@ class RayHost:
         reply = asyncio.wrap_future(reference.future())
         alarm = asyncio.get_running_loop().call_later(remaining_s + _GRACE_S, reply.cancel)
         try:
-            told: Told = await reply
+            fields: list[Any] = await reply
         except asyncio.CancelledError:
             # Either the reply by its alarm, or this whole call by its owner. Whichever it was, the
             # replica still works on it: its slot is free when it answers.
@@ -148,7 +148,7 @@ class RayHost:
             raise _Lost(ToolFailure("ray_error", text), retry=True) from None
         finally:
             alarm.cancel()
-        return told
+        return Told(*fields)
 
 
 def _is_cancelled() -> bool:
