@@ -29,6 +29,7 @@ from toolshed.types import (
     Point,
     RobotAction,
     Segmentation,
+    StoredArray,
     ToolImage,
 )
 
@@ -83,6 +84,13 @@ class FakeVisionOps(VisionOps):
     def index_at(self, data: npt.NDArray[np.generic], u: float, v: float) -> IndexedValue:
         row, column = int(v * (len(data) - 1)), int(u * (data.shape[1] - 1))
         return IndexedValue(u=u, v=v, value=data[row, column].item(), kind="")
+
+
+class FetchingVisionOps(FakeVisionOps):
+    """Fetches what it is given by reference."""
+
+    def index_at(self, data: npt.NDArray[np.generic], u: float, v: float) -> IndexedValue:
+        return super().index_at(data.fetch() if isinstance(data, StoredArray) else data, u, v)
 
 
 class FakeRobot(Robot):
