@@ -2,11 +2,12 @@
 tool starts, and the state that each is in.
 
 An environment is named by a folder of ``install_tools``, by the name that it was made under, or by
-the path of an interpreter.
+the path of an interpreter; one with another Python than ours can only be a bridge.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,15 @@ from typing import Literal, TypeAlias
 
 from toolshed.backend import BackEndSpec
 from toolshed.errors import ConfigError
-from toolshed.preflight import LIMIT_S, Probe, Unusable, probe, problems_of, version_of
+from toolshed.preflight import (
+    LIMIT_S,
+    Probe,
+    Unusable,
+    probe,
+    problems_of,
+    same_python,
+    version_of,
+)
 from toolshed.recipes import (
     PACKAGE,
     RECIPE_FILE,
@@ -89,7 +98,7 @@ class Environment:
             "PATH": os.pathsep.join([str(self.prefix / "bin"), os.environ.get("PATH", os.defpath)]),
             "PYTHONNOUSERSITE": "1",
         }
-        if self.kind == "conda":
+        if _is_conda(self.prefix):
             libraries = [str(self.prefix / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
             found["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
             found["CONDA_PREFIX"] = str(self.prefix)
@@ -148,8 +157,16 @@ def _recipe_of(stamp: Stamp, name: str) -> Recipe:
 def _foreign(name: str, path: Path) -> Environment:
     python = path / "bin" / "python" if path.is_dir() else path
     prefix = python.parent.parent
-    kind: Kind = "conda" if (prefix / "conda-meta").is_dir() else "venv"
+    kind: Kind = "conda" if _is_conda(prefix) else "venv"
+    # One that does not answer stays what it seems; preflight says what is wrong with it.
+    with contextlib.suppress(Unusable):
+        if not same_python(probe(python).python):
+            kind = "bridge"
     return Environment(name=name, kind=kind, prefix=prefix, python=python)
+
+
+def _is_conda(prefix: Path) -> bool:
+    return (prefix / "conda-meta").is_dir()
 
 
 def preflight(
@@ -209,7 +226,7 @@ def bridged(
 
     ``timeout_s`` bounds one call, ``start_timeout_s`` the loading of the back-end.
     """
-    environment = find(name)
+    environment = dataclasses.replace(find(name), kind="bridge")
     preflight(environment, [spec.location.partition(":")[0]])
     return dataclasses.replace(
         spec,

@@ -127,7 +127,7 @@ def problems_of(found: Probe, *, bridge: bool) -> list[str]:
 
 def _ray_problems(found: Probe) -> list[str]:
     problems = []
-    if not _same_python(found.python):
+    if not same_python(found.python):
         problems.append(
             f"its Python is {found.python} and ours {platform.python_version()}; "
             "Ray's workers need the very same"
@@ -149,7 +149,8 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _same_python(theirs: str) -> bool:
+def same_python(theirs: str) -> bool:
+    """Whether Ray takes workers of this version: the very same, or less where Ray is told so."""
     ours = platform.python_version()
     if os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL") == "minor":
         return theirs.split(".")[:2] == ours.split(".")[:2]

@@ -97,7 +97,8 @@ def test_values_come_back_exactly_out_of_band(value: object) -> None:
 def test_strided_arrays_come_back_exactly(array: np.ndarray, data: st.DataObject) -> None:
     steps = tuple(slice(None, None, data.draw(st.sampled_from([1, 2, -1]))) for _ in array.shape)
     axes = data.draw(st.permutations(range(array.ndim)))
-    strided = array[(..., *steps)].transpose(axes)
+    index: Any = (..., *steps)
+    strided = array[index].transpose(axes)
     assert same(through_frame({"a": strided})["a"], strided.copy())
 
 
