@@ -15,6 +15,8 @@ from pathlib import Path
 
 LIMIT_S = 10.0
 _MARK = "toolshed-probe:"
+"""Before the answer; modules print what they like. In the script it stands in two parts, so that a
+program that repeats its words answers nothing."""
 _SCRIPT = f"""
 import json, os, platform, sys
 sys.path[:] = sys.path[1:] + [os.getcwd()]
@@ -35,7 +37,7 @@ for name in names:
         found["failures"][name] = "%s: %s" % (type(error).__name__, error)
 module = sys.modules.get("toolshed")
 found["package"] = os.path.realpath(os.path.dirname(module.__file__)) if module else None
-sys.stdout.write("\\n{_MARK}" + json.dumps(found) + "\\n")
+sys.stdout.write("\\n{_MARK[:8]}" + "{_MARK[8:]}" + json.dumps(found) + "\\n")
 """
 """Runs under any Python 3 and ends well whatever a module does when it is imported. The caller's
 folder comes last: its modules import in a worker as well, but must not hide installed ones."""
@@ -79,11 +81,11 @@ def probe(
     except OSError as error:
         raise Unusable(f"{python} cannot be run: {error.strerror}") from error
     _, mark, answer = text.rpartition(_MARK)
-    if not mark:
-        raise Unusable(
-            f"{python} is no working Python 3: {text.strip()[-300:] or 'it says nothing'}"
-        )
-    return Probe(**json.loads(answer))
+    try:
+        return Probe(**json.loads(answer.partition("\n")[0] if mark else ""))
+    except (ValueError, TypeError):
+        said = text.strip()[-300:] or "it says nothing"
+        raise Unusable(f"{python} is no working Python 3: {said}") from None
 
 
 def _output(command: Sequence[str], environ: Mapping[str, str], limit_s: float) -> str:

@@ -7,8 +7,6 @@ A recipe is a folder with ``env.yaml``, ``requirements.in`` (direct needs, loose
 
 from __future__ import annotations
 
-import importlib.resources
-import importlib.util
 import os
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -128,12 +126,10 @@ def read_recipe(folder: Path) -> Recipe:
 
 def shipped_folder() -> Path:
     """``install_tools`` of the checkout; in an installed wheel the same files as package data."""
-    folder = _CHECKOUT / "install_tools"
-    if folder.is_dir():
-        return folder
-    if importlib.util.find_spec("toolshed._install_tools") is None:
-        raise ConfigError(f"the folder {folder} is missing; check the repository out again")
-    return Path(str(importlib.resources.files("toolshed._install_tools")))
+    for folder in (_CHECKOUT / "install_tools", PACKAGE / "_install_tools"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"{PACKAGE} came without its recipes; install it again")
 
 
 def environments_folder() -> Path:

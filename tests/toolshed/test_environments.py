@@ -1,0 +1,517 @@
+"""Tool environments: made once, whole or not at all, apart from ours, and checked before use."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from toolshed.env_command import env_main
+from toolshed.environment_build import create, site_packages
+from toolshed.environments import (
+    Environment,
+    doctor,
+    find,
+    is_bridge,
+    preflight,
+    runtime_env,
+    wanted_stamp,
+)
+from toolshed.errors import ConfigError
+from toolshed.pip_settings import uv_settings
+from toolshed.preflight import version_of
+from toolshed.recipes import environments_folder, read_recipe, recipe_named, recipes, shipped_folder
+from toolshed.registry import FAMILIES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHIPPED = ("bbox", "depth", "graspgen", "roborefer", "sam2", "vlm")
+NEEDS_INDEX = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def envs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Environments of a test are its own."""
+    monkeypatch.setenv("TOOLSHED_ENVS", str(tmp_path / "envs"))
+    return tmp_path / "envs"
+
+
+def recipe_in(folder: Path, text: str, requirements: str = "numpy") -> str:
+    """Path of a recipe with this ``env.yaml``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "env.yaml").write_text(text)
+    (folder / "requirements.in").write_text(requirements + "\n")
+    return str(folder)
+
+
+def small_recipe(folder: Path, requirements: str = "numpy") -> str:
+    """One that is made in seconds: a bridge to the Python that we run on needs numpy alone."""
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    text = f'kind: bridge\npython: "{version}"\nimport_check: [numpy]\n'
+    return recipe_in(folder, text, requirements)
+
+
+# ---- recipes -----------------------------------------------------------------------------------
+
+
+def test_every_recipe_is_shipped_with_versions_that_name_no_machine() -> None:
+    found = recipes()
+    assert tuple(found) == SHIPPED
+    for recipe in found.values():
+        pins = recipe.constraints.read_text()
+        assert not re.search(r"https?:|file:|\+cpu|@|^-|/", pins, re.MULTILINE), recipe.name
+        pinned = {line.partition("==")[0] for line in pins.split()}
+        direct = re.findall(r"^[A-Za-z0-9_.-]+", recipe.requirements.read_text(), re.MULTILINE)
+        assert direct and {name.lower() for name in direct} <= pinned, recipe.name
+
+
+def test_each_real_family_but_the_robot_has_one_environment() -> None:
+    # The robot is another machine, spoken to over HTTP from wherever the caller is.
+    made_for = sorted(family for each in recipes().values() for family in each.needs.families)
+    assert made_for == sorted(set(FAMILIES) & set(made_for))
+    for family in ("roborefer", "vlm", "sam2", "depth_estimator", "bounding_box", "vision_ops"):
+        assert made_for.count(family) == 1
+    assert recipe_named("grasp_generator").name == "graspgen"
+
+
+def test_stacks_of_another_python_are_bridges() -> None:
+    assert [name for name in SHIPPED if is_bridge(name)] == ["graspgen", "roborefer"]
+    with pytest.raises(ConfigError, match="answer through the bridge"):
+        runtime_env("roborefer")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: venv\n", "import_check: field required"),
+        ("kind: venvv\nimport_check: [numpy]\n", "kind: input should be"),
+        ("kind: venv\nimport_check: [numpy]\ntroch: torch\n", "troch: extra inputs"),
+        ('kind: venv\npython: "3.10"\nimport_check: [numpy]\n', "belongs to kind 'bridge' alone"),
+        ("kind: bridge\nimport_check: [numpy]\n", "belongs to kind 'bridge' alone"),
+        ("kind: [\n", "is no YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence_with_its_path(text: str, said: str, tmp_path: Path) -> None:
+    recipe_in(tmp_path / "mine", text)
+    with pytest.raises(ConfigError, match=re.escape(said)) as error:
+        read_recipe(tmp_path / "mine")
+    assert str(tmp_path / "mine" / "env.yaml") in str(error.value)
+
+
+def test_an_unknown_environment_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'graspgen'"):
+        find("graspgn")
+
+
+def test_environments_lie_where_the_user_says(monkeypatch: pytest.MonkeyPatch, envs: Path) -> None:
+    assert environments_folder() == envs
+    monkeypatch.delenv("TOOLSHED_ENVS")
+    assert environments_folder() == ROOT / ".envs"
+
+
+# ---- what pip knows ----------------------------------------------------------------------------
+
+CONFIGURED = """:env:.find-links='/wheels /more wheels'
+global.extra-index-url='http://b/simple http://c/simple'
+global.index-url='http://a/simple'
+install.trusted-host='a'
+"""
+
+
+def test_uv_is_told_what_pip_is_told() -> None:
+    assert uv_settings(CONFIGURED, {}) == {
+        "UV_FIND_LINKS": "/wheels,/more,wheels",
+        "UV_INDEX_URL": "http://a/simple",
+        "UV_EXTRA_INDEX_URL": "http://b/simple http://c/simple",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+    }
+    assert uv_settings("", {}) == {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+
+
+def test_variables_win_over_configuration_and_uvs_own_are_left_alone() -> None:
+    found = uv_settings(CONFIGURED, {"PIP_INDEX_URL": "http://mine", "UV_FIND_LINKS": "/mine"})
+    assert found["UV_INDEX_URL"] == "http://mine"
+    assert "UV_FIND_LINKS" not in found
+
+
+def test_the_set_up_script_uses_the_same_code_before_anything_is_installed() -> None:
+    assert "toolshed/pip_settings.py" in (ROOT / "scripts" / "setup.sh").read_text()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "toolshed/pip_settings.py", sys.executable],
+        cwd=ROOT,
+        env={"PATH": os.defpath, "PIP_INDEX_URL": "http://a b'c"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shell = f'{done.stdout}\nprintf %s "$UV_INDEX_URL"'
+    said = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert said.stdout == "http://a b'c"
+
+
+# ---- preflight ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a real venv of this Python; its packages are only names and versions."""
+
+    def make(**versions: str) -> Path:
+        folder = tmp_path / f"venv-{len(list(tmp_path.iterdir()))}"
+        venv.create(folder, symlinks=True, with_pip=False)
+        for name, version in versions.items():
+            place = site_packages(folder) / f"{name}-{version}.dist-info"
+            place.mkdir()
+            text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            (place / "METADATA").write_text(text)
+        return folder / "bin" / "python"
+
+    return make
+
+
+def problems(name: Path | str, *modules: str, limit_s: float = 10.0) -> str:
+    with pytest.raises(ConfigError) as error:
+        preflight(find(str(name)), modules, limit_s)
+    return str(error.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(interpreter: Callable[..., Path]) -> None:
+    python = interpreter(ray="2.1.0", pydantic="1.10.2")
+    said = problems(python, "no_such_module")
+    for part in (
+        "module no_such_module does not import (ModuleNotFoundError",
+        "numpy is missing",
+        f"its ray is 2.1.0 and ours {version_of('ray')}",
+        "its pydantic is 1.10.2",
+        "remedy: ",
+    ):
+        assert part in said
+    assert "ray is missing" in problems(interpreter(numpy="2.0.0"))
+
+
+def test_an_interpreter_that_is_none_is_told_apart_in_time(tmp_path: Path) -> None:
+    assert "there is no interpreter at /nowhere/python" in problems("/nowhere/python")
+    plain = tmp_path / "plain"
+    plain.write_text("text")
+    assert "cannot be run" in problems(plain)
+    assert "is no working Python 3" in problems("/bin/echo")
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nsleep 100 & sleep 100\n")
+    hangs.chmod(0o755)
+    started_s = time.monotonic()
+    environment = Environment(name="hangs", kind="venv", prefix=tmp_path, python=hangs)
+    with pytest.raises(ConfigError, match="did not answer within 1 s"):
+        preflight(environment, limit_s=1.0)
+    assert time.monotonic() - started_s < 8
+
+
+def test_a_module_that_ends_its_interpreter_is_a_problem_and_no_crash(
+    interpreter: Callable[..., Path],
+) -> None:
+    python = interpreter(numpy="2.0.0", ray=version_of("ray") or "")
+    packages = site_packages(python.parent.parent)
+    (packages / "exits.py").write_text("raise SystemExit(3)")
+    (packages / "dies.py").write_text("import os; print('last words', flush=True); os._exit(3)")
+    assert "module exits does not import (SystemExit: 3)" in problems(python, "exits")
+    assert "last words" in problems(python, "dies")
+
+
+def test_another_toolshed_is_noticed(interpreter: Callable[..., Path]) -> None:
+    python = interpreter(numpy="2.0.0", ray=version_of("ray") or "")
+    prefix = python.parent.parent
+    other = site_packages(prefix) / "toolshed"
+    other.mkdir()
+    (other / "__init__.py").write_text("")
+    preflight(find(str(python)))  # a named interpreter gets ours
+    recipe = recipe_named("bbox")
+    stamp = wanted_stamp(recipe, python="3", cpu=False)
+    made = Environment(
+        name="old", kind="venv", prefix=prefix, python=python, recipe=recipe, stamp=stamp
+    )
+    with pytest.raises(ConfigError, match=rf"its toolshed is {other} and ours (.|\n)*--name old"):
+        preflight(made)
+
+
+def test_our_own_interpreter_serves_and_says_how() -> None:
+    found = runtime_env(sys.executable, ["toolshed.backends.light_depth"])
+    assert found["py_executable"] == sys.executable
+    variables = found["env_vars"]
+    assert isinstance(variables, dict)
+    assert (Path(variables["PYTHONPATH"]) / "toolshed").resolve() == ROOT / "toolshed"
+    assert os.listdir(variables["PYTHONPATH"]) == ["toolshed"]
+
+
+def test_one_that_was_not_made_names_the_command(envs: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not been made .* toolshed env create sam2"):
+        runtime_env("sam2")
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_create_says_what_it_would_do(capsys: pytest.CaptureFixture[str], envs: Path) -> None:
+    assert env_main(["create", "depth_estimator", "--cpu", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    order = ["venv", f"ray=={version_of('ray')} numpy", "torch>=2.13,<2.14", " -r ", "--no-deps"]
+    places = [said.index(word) for word in order]
+    assert places == sorted(places)
+    assert not (envs / "depth").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["create", "sam"], "did you mean 'sam2'"),
+        (["create"], "name one environment"),
+        (["create", "sam2", "--all"], "name one environment"),
+        (["create", "--all", "--name", "x"], "for one environment"),
+        (["create", "bbox", "--name", "../x"], "is no name for an environment"),
+        (["create", "roborefer"], "set ROBOREFER_REPO to its folder"),
+        (["create", "roborefer", "--cpu"], "runs on a GPU alone"),
+        (["doctor", "deph"], "did you mean 'depth'"),
+    ],
+)
+def test_words_that_make_no_sense_end_with_one_sentence(
+    words: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ROBOREFER_REPO", raising=False)
+    assert env_main(words) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told
+
+
+def test_doctor_shows_what_is_missing_and_is_content(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DEPTH_CHECKPOINT", "/nowhere/depth_pro.pt")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--facebook--sam2.1-hiera-small").mkdir()
+    assert env_main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for name in SHIPPED:
+        assert re.search(rf"^{name} +(venv|bridge) +missing", said, re.MULTILINE)
+    assert "next: toolshed env create vlm" in said
+    assert "DEPTH_CHECKPOINT = /nowhere/depth_pro.pt does not exist" in said
+    assert "weights allenai/Molmo-7B-D-0924 (30 GB) are not here" in said
+    assert "sam2.1-hiera-small" not in said
+
+
+def test_conda_makes_a_prefix_where_the_recipe_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_in(tmp_path / "mine", "kind: conda\nimport_check: [numpy]\n")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert env_main(["create", recipe, "--dry-run"]) == 2
+    assert "none of micromamba, mamba, conda is on the PATH" in capsys.readouterr().err
+    program = tmp_path / "bin" / "mamba"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    assert env_main(["create", recipe, "--dry-run"]) == 0
+    version = ".".join(map(str, sys.version_info[:3]))
+    said = capsys.readouterr().out
+    assert re.search(rf"{program} create --yes --prefix \S+ python={version} pip", said)
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "code", "said"),
+    [
+        ("setup_envs.sh", "--help", 0, "usage: bash setup_envs.sh"),
+        ("setup_envs.sh", "sglangg", 2, "unknown word 'sglangg'"),
+        ("setup_envs.sh", "sft rl", 2, "got 'sft' and 'rl'"),
+        ("setup_envs.sh", "sglang", 2, "not part of this version"),
+        ("install_tools/setup_tool_env.sh", "--help", 0, "ENV TOOL"),
+        ("install_tools/setup_tool_env.sh", "one-word", 2, "ENV TOOL"),
+        ("test_envs.sh", "--help", 0, "usage: bash test_envs.sh"),
+    ],
+)
+def test_the_scripts_explain_themselves(script: str, words: str, code: int, said: str) -> None:
+    done = subprocess.run(
+        ["bash", str(ROOT / script), *words.split()],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+
+
+# ---- making them for real ----------------------------------------------------------------------
+
+
+@NEEDS_INDEX
+def test_an_environment_is_made_once_and_again_when_its_recipe_changes(
+    tmp_path: Path, envs: Path
+) -> None:
+    recipe = small_recipe(tmp_path / "small")
+    said: list[str] = []
+    first = create(recipe, say=said.append)
+    assert "made in" in said[-1] and [each.state for each in doctor([recipe])] == ["ok"]
+    said.clear()
+    assert create(recipe, say=said.append) == first
+    assert said == [f"small: up to date in {envs / 'small'}"]
+
+    (tmp_path / "small" / "requirements.in").write_text("numpy>=1\n")
+    assert [each.state for each in doctor([recipe])] == ["stale"]
+    second = create(recipe)
+    assert second.prefix != first.prefix and doctor([recipe])[0].state == "ok"
+    assert first.python.exists(), "replicas at work keep what they started from"
+    third = create(recipe, force=True)
+    assert third.python.exists() and second.python.exists() and not first.prefix.exists()
+
+
+@NEEDS_INDEX
+def test_a_broken_environment_is_found_and_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = small_recipe(tmp_path / "small")
+    made = create(recipe)
+    shutil.rmtree(site_packages(made.prefix) / "numpy")
+    assert env_main(["doctor", recipe]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"^small +bridge +broken", said, re.MULTILINE)
+    assert "module numpy does not import" in said and "next: toolshed env create" in said
+    create(recipe, force=True)
+    assert env_main(["doctor", recipe]) == 0
+
+
+@NEEDS_INDEX
+def test_what_fails_leaves_nothing_and_says_which_step(tmp_path: Path, envs: Path) -> None:
+    recipe = small_recipe(tmp_path / "small", "numpy==0.0.1")
+    with pytest.raises(ConfigError, match=r"small: its requirements: failed(.|\n)*numpy==0.0.1"):
+        create(recipe)
+    assert os.listdir(envs / ".builds" / "small") == [] and not (envs / "small").exists()
+    recipe = small_recipe(tmp_path / "small")
+    (tmp_path / "small" / "env.yaml").write_text(
+        (tmp_path / "small" / "env.yaml").read_text().replace("[numpy]", "[numpy, nothing_such]")
+    )
+    with pytest.raises(ConfigError, match="module nothing_such does not import"):
+        create(recipe)
+    assert os.listdir(envs / ".builds" / "small") == [] and not (envs / "small").exists()
+
+
+def start_creating(recipe: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "toolshed.env_command", "create", recipe],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@NEEDS_INDEX
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_build_is_never_seen(tmp_path: Path, envs: Path, how: int) -> None:
+    recipe = small_recipe(tmp_path / "small")
+    with start_creating(recipe) as building:
+        assert building.stdout is not None
+        building.stdout.readline()
+        building.send_signal(how)
+        said = building.stdout.read()
+    assert doctor([recipe])[0].state == "missing"
+    if how == signal.SIGINT:
+        assert building.returncode == 130 and "half made is removed" in said
+        assert os.listdir(envs / ".builds" / "small") == []
+    create(recipe)
+    assert doctor([recipe])[0].state == "ok"
+    assert len(os.listdir(envs / ".builds" / "small")) == 1
+
+
+@NEEDS_INDEX
+def test_two_that_make_the_same_make_it_once(tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path / "small")
+    with start_creating(recipe) as one, start_creating(recipe) as other:
+        texts = [one.communicate(timeout=120)[0], other.communicate(timeout=120)[0]]
+    assert (one.returncode, other.returncode) == (0, 0)
+    assert sorted("made in" in text for text in texts) == [False, True]
+    assert any("another process is making it" in text for text in texts)
+
+
+@NEEDS_INDEX
+def test_an_environment_has_our_package_and_none_of_our_packages() -> None:
+    made = create(str(ROOT / "tests" / "environments" / "numpy1"), name="apart")
+    script = (
+        "import importlib.util, sys, toolshed.codec, toolshed.backend, ray, numpy\n"
+        "print(toolshed.__file__, ray.__version__, numpy.__version__)\n"
+        "print([n for n in ('pytest', 'mypy', 'mujoco') if importlib.util.find_spec(n)])\n"
+        "print(*sys.path, sep='\\n')"
+    )
+    done = subprocess.run(
+        [str(made.python), "-c", script], cwd="/", capture_output=True, text=True, check=True
+    )
+    versions, others, *paths = done.stdout.splitlines()
+    place, ray, numpy = versions.split()
+    assert Path(place).resolve() == ROOT / "toolshed" / "__init__.py"
+    assert (ray, numpy) == (version_of("ray"), "1.26.4")
+    assert others == "[]" and not [path for path in paths if ".venv" in path]
+    found = runtime_env("apart", ["toolshed.backends.light_vision_ops"])
+    assert found["py_executable"] == str(made.python)
+
+
+@NEEDS_INDEX
+def test_pip_does_the_work_where_uv_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolshed.installers._own", lambda program: None)
+    monkeypatch.setattr("toolshed.installers._fetched", lambda folder, say: None)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    recipe = small_recipe(tmp_path / "small")
+    create(recipe, python=Path(os.path.realpath(sys.executable)))
+    assert doctor([recipe])[0].state == "ok"
+
+
+@NEEDS_INDEX
+def test_uv_is_fetched_where_it_is_not_there(
+    tmp_path: Path, envs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolshed.installers._own", lambda program: None)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    said: list[str] = []
+    recipe = small_recipe(tmp_path / "small")
+    create(recipe, python=Path(os.path.realpath(sys.executable)), say=said.append)
+    assert "fetching uv (about 40 MB)" in said and (envs / ".uv" / "bin" / "uv").exists()
+
+
+@NEEDS_INDEX
+def test_a_cpu_environment_imports_torchvision_whose_operators_are_placeholders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The one of the checkout: 1.3 GB that other tests use as well.
+    monkeypatch.delenv("TOOLSHED_ENVS")
+    made = create("sam2", cpu=True)
+    script = (
+        "import torch, torchvision_placeholders as shim\n"
+        "from torchvision.ops import nms\n"
+        "from torchvision.transforms.v2 import functional\n"
+        "assert functional.resize(torch.zeros(3, 8, 8), [4, 4]).shape == (3, 4, 4)\n"
+        "box, score = torch.tensor([[0., 0., 1., 1.]]), torch.ones(1)\n"
+        "for call in (nms, torch.ops.torchvision.nms):\n"
+        "    try:\n"
+        "        call(box, score, 0.5)\n"
+        "    except (RuntimeError, NotImplementedError) as error:\n"
+        "        print(type(error).__name__)\n"
+        "print(torch.version.cuda, len(shim.OPERATORS))\n"
+    )
+    done = subprocess.run(
+        [str(made.python), "-W", "error", "-c", script], capture_output=True, text=True, check=False
+    )
+    if done.stdout.split()[-2:-1] != ["None"]:
+        pytest.skip(f"this machine's torch is a CUDA build: {done.stdout}{done.stderr}")
+    assert done.stdout.split() == ["RuntimeError", "NotImplementedError", "None", "12"]
+    main = subprocess.run([sys.executable, "-c", "import torchvision_placeholders"], check=False)
+    assert main.returncode == 1, "the placeholders are for tool environments alone"
+    assert (shipped_folder() / "cpu_shims" / "torchvision_placeholders.py").is_file()
