@@ -70,6 +70,7 @@ def create(
     name = name or recipe.name
     _check_name(name)
     check_possible(recipe, cpu=cpu)
+    cpu = cpu and recipe.has_cpu_form
     interpreter = python or _interpreter(recipe)
     stamp = wanted_stamp(recipe, python=_version_of(interpreter, recipe), cpu=cpu)
     folder = environments_folder()
@@ -236,7 +237,7 @@ def _link(recipe: Recipe, build: Path, *, cpu: bool) -> None:
     packages = site_packages(build)
     place = link_package(build / "share" / "toolshed-path")
     (packages / "toolshed.pth").write_text(f"{place}\n", encoding="utf-8")
-    if cpu and any("torchvision" in each for each in recipe.needs.without_dependencies):
+    if cpu:
         module = "torchvision_placeholders"
         shutil.copy(shipped_folder() / CPU_SHIMS / f"{module}.py", packages)
         (packages / f"{module}.pth").write_text(f"import {module}; {module}.watch()\n")

@@ -80,6 +80,11 @@ class Recipe(_Strict):
         return self.folder / "requirements.in"
 
     @property
+    def has_cpu_form(self) -> bool:
+        """Whether ``--cpu`` changes what is made: torchvision gets placeholders."""
+        return any(each.startswith("torchvision") for each in self.needs.without_dependencies)
+
+    @property
     def constraints(self) -> Path:
         return self.folder / "constraints.txt"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,45 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.toolshed.bridge_start import METHODS, pid_of, probing, variables_of
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request, Voice
 from toolshed.bridge import Bridged
 from toolshed.codec import CodecError
-from toolshed.environment_build import create
-from toolshed.environments import Environment, bridged, find
+from toolshed.environments import bridged, find
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.types import TextReply
 
-HERE = Path(__file__).resolve().parent
-ENVIRONMENTS = HERE.parent / "environments"
-METHODS = ("echo", "pid", "environment", "write", "unsendable", "misbehave")
-
-
-def variables_of(environment: Environment) -> dict[str, str]:
-    """The environment's, with this folder on the path for the back-ends of tests."""
-    found = environment.variables()
-    paths = [str(HERE), found.get("PYTHONPATH", "")]
-    return {**found, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-
-
-def probing(
-    environment: Environment | None = None,
-    *,
-    trouble: str = "",
-    timeout_s: float = 20.0,
-    start_timeout_s: float = 30.0,
-    memory_gb: float | None = None,
-) -> Bridged:
-    environment = environment or find(sys.executable)
-    return Bridged(
-        interpreter=str(environment.python),
-        location="bridge_tools:Probing",
-        arguments={"trouble": trouble},
-        methods=METHODS,
-        variables=variables_of(environment),
-        timeout_s=timeout_s,
-        start_timeout_s=start_timeout_s,
-        memory_gb=memory_gb,
-    )
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +31,6 @@ def tools() -> Iterator[Bridged]:
     made = probing()
     yield made
     made.close()
-
-
-def pid_of(tools: Bridged) -> int:
-    reply = tools.pid()
-    assert isinstance(reply, TextReply)
-    return int(reply.text)
 
 
 def is_running(pid: int) -> bool:
@@ -280,9 +243,8 @@ def test_a_child_ends_with_its_bridge() -> None:
 
 
 PARENT = """
-import os, sys, threading, time
-sys.path.insert(0, {here!r})
-from test_bridge import probing, pid_of
+import threading, time
+from tests.toolshed.bridge_start import probing, pid_of
 tools = probing()
 print(pid_of(tools), flush=True)
 threading.Thread(target=tools.misbehave, kwargs={{"how": {how!r}}}, daemon=True).start()
@@ -292,8 +254,8 @@ time.sleep(60)
 
 @pytest.mark.parametrize("how", ["nothing", "hold the interpreter"])
 def test_a_child_never_outlives_its_parent(how: str) -> None:
-    script = PARENT.format(here=str(HERE), how=how)
-    environ = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
+    script = PARENT.format(how=how)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environ
     ) as parent:
@@ -342,77 +304,3 @@ def test_batches_travel_whole_and_are_parted_by_the_back_ends_keys() -> None:
 
 def test_a_back_end_that_does_not_batch_is_asked_one_by_one(tools: Bridged) -> None:
     assert tools.batch_key("echo", {}) is None
-
-
-# ---- other interpreters ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["numpy1", "python310"])
-def older(request: pytest.FixtureRequest) -> Environment:
-    """A real environment with numpy 1.26; once also with another Python."""
-    try:
-        return create(str(ENVIRONMENTS / request.param))
-    except ConfigError as error:
-        if "no Python 3.10 was found" in str(error):
-            pytest.skip(str(error))
-        raise
-
-
-@pytest.mark.slow
-def test_values_pass_between_numpy_2_and_numpy_1(older: Environment) -> None:
-    assert np.__version__.startswith("2.")
-    rng = np.random.default_rng(0)
-    values: dict[str, object] = {
-        "cloud": rng.random((1000, 3)),
-        "mask": rng.random((40, 30)) > 0.5,
-        "half": rng.random(7).astype(np.float16),
-        "big_endian": np.arange(5, dtype=">i4"),
-        "strided": np.arange(24).reshape(4, 6)[::2, ::-1],
-        "point": np.array(2.5),
-        "empty": np.zeros((0, 3), np.float32),
-        "complex": rng.random(3).astype(np.complex64),
-        "plain": {"a": [1, (2.5, None, "ä"), True, b"\x00\xff"]},
-    }
-    tools = probing(older)
-    reply = tools.echo(**values)
-    assert isinstance(reply, TextReply)
-    assert reply.text.startswith("1.26.4 ")
-    back = {each.name: each.value for each in reply.variables}
-    assert back["plain"] == values["plain"]
-    for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            found = back[name]
-            assert isinstance(found, np.ndarray) and found.dtype == value.dtype
-            assert found.shape == value.shape and found.tobytes() == value.tobytes()
-    tools.close()
-
-
-@pytest.mark.slow
-def test_a_pickled_array_does_not_pass_which_is_why_there_is_a_codec(older: Environment) -> None:
-    pickled = pickle.dumps(np.arange(3.0), protocol=5)
-    done = subprocess.run(
-        [str(older.python), "-c", "import pickle, sys; pickle.load(sys.stdin.buffer)"],
-        input=pickled,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert b"No module named 'numpy._core.numeric'" in done.stderr
-
-
-@pytest.mark.slow
-def test_another_python_answers_with_a_light_back_end(older: Environment) -> None:
-    spec = BackEndSpec(
-        name="vision_ops",
-        location="toolshed.backends.light_vision_ops:LightVisionOps",
-        arguments={},
-        methods=("index_at",),
-        voice=Voice(profile="released", defects="fixed"),
-    )
-    request = Request(
-        family="vision_ops",
-        method="index_at",
-        arguments={"data": np.full((4, 4), 7.0), "u": 0.5, "v": 0.5},
-    )
-    there = BackEnd(bridged(spec, str(older.python)))
-    assert there.answer(request).text == "Pixel value at (0.500, 0.500) is 7.0"
