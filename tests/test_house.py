@@ -112,8 +112,10 @@ def test_broad_excepts_stand_at_the_host_boundary_alone() -> None:
                     names = ast.dump(node.type) if node.type else "BaseException"
                     if re.search(r"id='(Base)?Exception'|^BaseException", names):
                         broad.append(str(path.relative_to(ROOT)))
-    # The replica answers for every bug of a back-end; the host cleans up and raises again.
-    assert set(broad) <= {"toolshed/ray_replica.py", "toolshed/ray_host.py"}, broad
+    # The replica, and the child of the bridge, answer for every bug of a back-end; the host cleans
+    # up and raises again.
+    hosts = {"toolshed/ray_replica.py", "toolshed/ray_host.py", "toolshed/bridge_child.py"}
+    assert set(broad) <= hosts, broad
 
 
 def test_no_name_says_nothing() -> None:
