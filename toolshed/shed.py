@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, cast
 
 from toolshed import replies
-from toolshed.arguments import check_arguments
+from toolshed.arguments import check_arguments, kind_read
+from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Request
+from toolshed.caching import RememberingHost
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Request
-from toolshed.caching import RememberingHost
 from toolshed.hosting import Host, LocalHost, served_families
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
@@ -167,7 +167,7 @@ class Session:
             arguments = check_arguments(
                 method, call.arguments, images=self.images, variables=self.variables
             )
-            kind = self._kind_read(method, call)
+            kind = kind_read(method, call.arguments, self.variables)
             answer = await self._answer(method, arguments, kind)
         except ToolRefusal as refusal:
             name = looked_for if isinstance(looked_for, str) else None
@@ -201,18 +201,7 @@ class Session:
             raise ToolRefusal("unknown_tool", f"unknown tool {name[:60]!r}; tools: {listed}")
         return method
 
-    def _kind_read(self, method: Method, call: ToolCall) -> str:
-        """Kind of the variable that a call hands to the first array of its method."""
-        for parameter in method.visible:
-            written = call.arguments[parameter.schema_name]
-            if parameter.array is not None:
-                is_name = isinstance(written, str) and written.startswith("$")
-                return self.variables[str(written)[1:]].kind if is_name else "array"
-        return ""
-
-    async def _answer(
-        self, method: Method, arguments: dict[str, object], kind_read: str
-    ) -> Answer:
+    async def _answer(self, method: Method, arguments: dict[str, object], kind_read: str) -> Answer:
         request = Request(
             family=method.family, method=method.name, arguments=arguments, kind_read=kind_read
         )
@@ -229,9 +218,7 @@ class Session:
             self.variables[WORLD] = after
             return answer
 
-    def _accepted(
-        self, call: ToolCall, order: int, answer: Answer, started_s: float
-    ) -> ToolResult:
+    def _accepted(self, call: ToolCall, order: int, answer: Answer, started_s: float) -> ToolResult:
         text = answer.text
         if answer.images:
             text = text.replace(IMAGE_INDEX, str(len(self.images)))

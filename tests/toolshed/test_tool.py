@@ -173,7 +173,12 @@ def test_one_point_and_literal_arrays() -> None:
             ["data", "$nothing", "$depth_map, $point_cloud"],
         ),
         ("vision_ops.index_at", {"data": "$_world", "u": 0, "v": 0}, "unknown_variable", ["data"]),
-        ("vision_ops.index_at", {"data": "$depth_map[0]", "u": 0, "v": 0}, "unknown_variable", []),
+        (
+            "vision_ops.index_at",
+            {"data": "$depth_map[0]", "u": 0, "v": 0},
+            "bad_argument",
+            ["$depth_map[0]", "shape 4;", "any x any"],
+        ),
         (
             "vision_ops.index_at",
             {"data": "$point_cloud", "u": 0, "v": 0},
