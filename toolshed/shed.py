@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from toolshed import replies
 from toolshed.arguments import check_arguments, kind_read
@@ -21,8 +22,9 @@ from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Request
 from toolshed.caching import RememberingHost
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
-from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.hosting import Host, LocalHost, served_families
+from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
+from toolshed.hosting import BesideHost, Host, LocalHost, served_families
+from toolshed.nested import NestedCalls
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
 from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from toolshed.tabletop.state import WorldState
 
 __all__ = ["Session", "ToolSet", "Toolshed"]
+
+_Order: TypeAlias = tuple[float, ...]
+"""Place of a call among those of a session: its number, then those of calls that it made."""
+_Chain: TypeAlias = tuple[str, ...]
 
 
 class Toolshed:
@@ -54,7 +60,9 @@ class Toolshed:
         if host is not None:
             loaded = replaced(loaded, {"host": host})
         tools = ToolSet.of(loaded, show)
-        families = served_families(loaded, tools)
+        served = served_families(loaded, tools)
+        here = [each for each in served if each.calls_tools]
+        families = [each for each in served if not each.calls_tools]
         opened: Host
         if loaded.host == "ray":
             from toolshed.ray_host import RayHost
@@ -63,7 +71,12 @@ class Toolshed:
         else:
             opened = LocalHost(families)
         remembered = [each.name for each in families if each.config.cache and each.idempotent]
-        return cls(loaded, tools, RememberingHost(opened, remembered))
+        remembering: Host = RememberingHost(opened, remembered)
+        try:
+            return cls(loaded, tools, BesideHost(remembering, here) if here else remembering)
+        except ConfigError:
+            opened.close()
+            raise
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -131,7 +144,7 @@ class Session:
         self._host = host
         self._scene = scene
         self._order = itertools.count()
-        self._written: dict[str, int] = {}
+        self._written: dict[str, _Order] = {}
         self._in_turn = asyncio.Lock()
         self._under_way: list[asyncio.Event] = []
         """One per call, oldest first; set when the call has left what it brought."""
@@ -153,14 +166,37 @@ class Session:
         earlier, done = tuple(self._under_way), asyncio.Event()
         self._under_way.append(done)
         try:
-            return await self._made(call, earlier)
+            return await self._made(call, earlier, (next(self._order),), ())
         finally:
             self._under_way.remove(done)
             done.set()
 
-    async def _made(self, call: ToolCall, earlier: Sequence[asyncio.Event]) -> ToolResult:
+    async def _made(
+        self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
+    ) -> ToolResult:
+        """One outcome, with the pictures of calls that the tool made itself; ``chain`` holds the
+        families whose calls this one is made by."""
+        chain = (*chain, call.name.partition(".")[0])
+        nested = NestedCalls(
+            call.id,
+            chain,
+            self._tools.methods,
+            # What a tool calls does not wait for the tool, which waits for it.
+            lambda inner, number: self._made(inner, earlier, (*order, number), chain),
+        )
+        result = await self._outcome(call, earlier, order, nested)
+        if not nested.images:
+            return result
+        return dataclasses.replace(result, images=(*nested.images, *result.images))
+
+    async def _outcome(
+        self,
+        call: ToolCall,
+        earlier: Sequence[asyncio.Event],
+        order: _Order,
+        nested: NestedCalls,
+    ) -> ToolResult:
         started_s = time.perf_counter()
-        order = next(self._order)
         looked_for = call.arguments.get("obj_name")
         try:
             method = self._method(call.name)
@@ -168,7 +204,7 @@ class Session:
                 method, call.arguments, images=self.images, variables=self.variables
             )
             kind = kind_read(method, call.arguments, self.variables)
-            answer = await self._answer(method, arguments, kind)
+            answer = await self._answer(method, arguments, kind, nested)
         except ToolRefusal as refusal:
             name = looked_for if isinstance(looked_for, str) else None
             return ToolResult(
@@ -201,9 +237,15 @@ class Session:
             raise ToolRefusal("unknown_tool", f"unknown tool {name[:60]!r}; tools: {listed}")
         return method
 
-    async def _answer(self, method: Method, arguments: dict[str, object], kind_read: str) -> Answer:
+    async def _answer(
+        self, method: Method, arguments: dict[str, object], kind_read: str, nested: NestedCalls
+    ) -> Answer:
+        tools = {each.name: nested for each in method.parameters if each.role == "tools"}
         request = Request(
-            family=method.family, method=method.name, arguments=arguments, kind_read=kind_read
+            family=method.family,
+            method=method.name,
+            arguments={**arguments, **tools},
+            kind_read=kind_read,
         )
         worlds = [each.name for each in method.parameters if each.role == "world"]
         if not worlds:
@@ -212,20 +254,24 @@ class Session:
             world = self.world
             if world is None:
                 raise ToolRefusal("no_world", "there is no robot in this conversation")
-            given = {**arguments, worlds[0]: world}
+            given = {**request.arguments, worlds[0]: world}
             answer = await self._host.call(dataclasses.replace(request, arguments=given))
             (after,) = [each for each in answer.variables if each.name == WORLD]
             self.variables[WORLD] = after
             return answer
 
-    def _accepted(self, call: ToolCall, order: int, answer: Answer, started_s: float) -> ToolResult:
+    def _accepted(
+        self, call: ToolCall, order: _Order, answer: Answer, started_s: float
+    ) -> ToolResult:
+        # A call writes after the calls that it made.
+        order = (*order, math.inf)
         text = answer.text
         if answer.images:
             text = text.replace(IMAGE_INDEX, str(len(self.images)))
         self.images.extend(answer.images)
         for variable in answer.variables:
             # The world was set in the order of its calls, which is the order of the actions.
-            if variable.name != WORLD and order >= self._written.get(variable.name, -1):
+            if variable.name != WORLD and order >= self._written.get(variable.name, ()):
                 self._written[variable.name] = order
                 self.variables[variable.name] = variable
         return ToolResult(
