@@ -120,8 +120,8 @@ class Sandlock:
             "fs_writable": [str(box.folder), "/dev/null"],
             "cwd": str(box.folder),
             # Asking for too much is a MemoryError, and the launcher watches what is held; this
-            # counts what all processes ask for together, and kills.
-            "max_memory": 4 * box.limits.memory_bytes,
+            # counts what all processes ask for together, libraries and all, and kills.
+            "max_memory": 4 * box.limits.memory_bytes + (1 << 30),
             "max_processes": box.limits.processes,
             "max_open_files": 256,
             "clean_env": True,
@@ -213,7 +213,7 @@ def choose(require_level: Level | None = None) -> Sandbox:
     """The strongest sandbox that works here; ConfigError where none is as strong as required."""
     reasons = []
     for sandbox in SANDBOXES:
-        missing = _probed(sandbox.level)
+        missing = missing_for(sandbox.level)
         if not missing:
             return sandbox
         reasons.append(f"{sandbox.level} needs {missing}")
@@ -231,12 +231,12 @@ def describe() -> str:
         return f"none: {error}"
     lacking = []
     for sandbox in SANDBOXES[: SANDBOXES.index(chosen)]:
-        lacking.append(f"{sandbox.level} needs {_probed(sandbox.level)}")
+        lacking.append(f"{sandbox.level} needs {missing_for(sandbox.level)}")
     return f"{chosen.level} ({'; '.join(lacking)})" if lacking else chosen.level
 
 
 @functools.cache
-def _probed(level: Level) -> str:
+def missing_for(level: Level) -> str:
     """What a level lacks on this machine; empty where a probe of it went well."""
     (sandbox,) = (each for each in SANDBOXES if each.level == level)
     missing = sandbox.missing()

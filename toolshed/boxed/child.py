@@ -31,7 +31,9 @@ def main() -> None:
     sys.path[:0] = [os.path.dirname(os.path.abspath(__file__))]
     codec = importlib.import_module("codec")
     channel = Channel(os.dup(0), codec)
-    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     start = channel.receive()
     bind_hands(start["limits"])
     # Every error of the code ends here, whatever it is derived from.
