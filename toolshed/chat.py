@@ -93,7 +93,8 @@ def parse_calls(text: str, *, max_calls: int = limits.CALLS_PER_TURN) -> ParsedC
             errors.append(_error("malformed", f"{_CLOSE} without {_OPEN}", stray, position))
             continue
         if start < 0:
-            errors += _unread(whole, len(text), position)
+            if len(whole) > len(text):
+                errors = _with_unread(errors, whole, len(text), position)
             return ParsedCalls(calls=tuple(calls), errors=tuple(errors))
         found = _read_call(text, start, f"call_{len(calls)}")
         position = found.end
@@ -106,17 +107,20 @@ def parse_calls(text: str, *, max_calls: int = limits.CALLS_PER_TURN) -> ParsedC
             calls.append(found)
 
 
-def _unread(whole: str, read: int, position: int) -> list[CallError]:
-    """One error where calls begin, or seem to, beyond what is read."""
+def _with_unread(errors: list[CallError], whole: str, read: int, position: int) -> list[CallError]:
+    """The errors, and one for all calls that begin or end beyond what is read."""
     # A tag may lie across the border.
     start = whole.find(_OPEN, max(position, read - len(_OPEN) + 1))
-    if len(whole) <= read or start < 0:
-        return []
+    if errors and errors[-1].reason == "truncated":
+        start = errors[-1].start
+        errors = errors[:-1]
+    if start < 0:
+        return errors
     told = (
         f"the message has {len(whole)} characters, and calls are read in the first "
         f"{limits.MESSAGE_CHARS} alone"
     )
-    return [_error("excess", told, start, len(whole))]
+    return [*errors, _error("excess", told, start, len(whole))]
 
 
 def _read_call(text: str, start: int, call_id: str) -> ToolCall | CallError:

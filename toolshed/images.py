@@ -79,7 +79,7 @@ def _open(location: str) -> Image.Image:
 def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
     try:
         with _opened(location) as file:
-            _check_webp_size(location, file.read(30))
+            _check_announced_size(location, file.read(30))
             file.seek(0)
             with Image.open(file, formats=limits.IMAGE_FORMATS) as image:
                 _check_size(location, image.width, image.height)
@@ -92,7 +92,8 @@ def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
     except ConfigError:
         raise
     except Image.DecompressionBombError as error:
-        raise ConfigError(f"image {_short(location)}: {error}") from error
+        most = f"at most {limits.IMAGE_PIXELS} pixels"
+        raise ConfigError(f"image {_short(location)}: {error}; {most}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, binascii.Error, ValueError) as error:
         raise ConfigError(f"image {_short(location)} cannot be read: {error}") from error
     return image
@@ -125,8 +126,11 @@ def _check(location: str, what: str, value: int, limit: int) -> None:
         raise ConfigError(f"image {_short(location)} has {value} {what}; at most {limit}")
 
 
-def _check_webp_size(location: str, start: bytes) -> None:
-    """Pillow makes room for the pixels of a WebP picture as soon as it is opened."""
+def _check_announced_size(location: str, start: bytes) -> None:
+    """Of a PNG, and of a WebP picture, for whose pixels Pillow makes room when it is opened."""
+    if start[:8] == b"\x89PNG\r\n\x1a\n" and start[12:16] == b"IHDR":
+        width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+        _check_size(location, width, height)
     if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
         return
     if start[12:16] == b"VP8X":

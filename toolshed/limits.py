@@ -43,8 +43,8 @@ def check_json(arguments: Mapping[str, Json]) -> None:
     Safe on anything: nothing recurses, and counting stops at the first limit. What is no JSON is
     left to the checks of its field.
     """
-    nodes, chars = 1, 2
-    waiting: list[tuple[str, object, int]] = [(name, arguments[name], 2) for name in arguments]
+    nodes, chars = 0, 0
+    waiting: list[tuple[str, object, int]] = [("arguments", dict(arguments), 1)]
     while waiting:
         field, value, depth = waiting.pop()
         nodes += 1
@@ -60,9 +60,8 @@ def check_json(arguments: Mapping[str, Json]) -> None:
         if isinstance(value, list):
             waiting += [(f"{field}[{index}]", each, depth + 1) for index, each in enumerate(value)]
         elif isinstance(value, dict):
-            waiting += [
-                (f"{field}.{str(key)[:40]}", each, depth + 1) for key, each in value.items()
-            ]
+            start = "" if depth == 1 else f"{field}."
+            waiting += [(f"{start}{str(key)[:40]}", each, depth + 1) for key, each in value.items()]
 
 
 def _size(field: str, value: object, depth: int) -> int:
