@@ -308,6 +308,8 @@ async def _reader(file: Any) -> asyncio.StreamReader:
 
 def _remove(home: Path) -> None:
     """Remove a box, whatever rights the code left on its folders; links are not followed."""
+    if not home.exists():
+        return
     for folder, names, _ in os.walk(home):
         for name in names:
             path = os.path.join(folder, name)

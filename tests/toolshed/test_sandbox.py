@@ -6,11 +6,14 @@ Whatever is injected is bounded: loops end in ten seconds, floods at a limit, bo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,9 @@ import numpy as np
 import pytest
 
 from toolshed import sandbox, sandbox_run
-from toolshed.boxed import child, launcher
-from toolshed.errors import ConfigError, ToolFailure
-from toolshed.sandbox import SANDBOXES, Finished, Job, Limits, Sandbox, choose, describe
+from toolshed.boxed import launcher
+from toolshed.errors import ToolFailure
+from toolshed.sandbox import SANDBOXES, Finished, Job, Limits, Sandbox, choose
 from toolshed.sandbox_run import Reply, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -273,6 +276,49 @@ def test_a_cancelled_run_leaves_nothing() -> None:
     assert time.monotonic() - started_s < 5
 
 
+def test_a_killed_caller_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        "import asyncio\n"
+        "from tests.toolshed.test_sandbox import no_tools\n"
+        "from toolshed.sandbox import SANDBOXES, Job\n"
+        "from toolshed.sandbox_run import run_job\n"
+        'code = \'open("started", "w").close()\\ntime.sleep(25)\'\n'
+        "asyncio.run(run_job(SANDBOXES[-1], Job(code=code), no_tools))\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    caller = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment)
+    assert eventually(lambda: list(tmp_path.glob("*/work/started")))
+    caller.kill()
+    caller.wait()
+    assert eventually(lambda: not list(tmp_path.iterdir()))
+    assert eventually(lambda: str(tmp_path).encode() not in command_lines())
+
+
+def eventually(holds: Callable[[], object]) -> bool:
+    for _ in range(300):
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def command_lines() -> bytes:
+    found = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += path.read_bytes()
+    return found
+
+
+def test_runs_leave_no_descriptor() -> None:
+    box = choose()
+    run(box, "1")
+    before = len(os.listdir("/proc/self/fd"))
+    for code in ("1", "import os; os._exit(1)", "1 / 0"):
+        run(box, code)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_runs_go_side_by_side() -> None:
     async def both() -> list[Finished]:
         jobs = [Job(code=f"time.sleep(0.5)\n{number}") for number in range(3)]
@@ -290,74 +336,3 @@ def test_a_broken_launcher_is_the_machines_failure(
     monkeypatch.setattr(sandbox_run, "PROGRAMS", tmp_path)
     with pytest.raises(ToolFailure, match="no subreapers here"):
         run(SANDBOXES[-1], "1")
-
-
-# ---- the choice -------------------------------------------------------------------------------
-
-
-def lacking(monkeypatch: pytest.MonkeyPatch, **missing: str) -> None:
-    monkeypatch.setattr(sandbox, "missing_for", lambda level: missing.get(level, ""))
-
-
-def test_the_strongest_that_works_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking(monkeypatch)
-    assert (choose().level, describe()) == ("sandlock", "sandlock")
-    lacking(monkeypatch, sandlock="the package")
-    assert choose().level == "bwrap" and describe() == "bwrap (sandlock needs the package)"
-    assert choose("rlimits").level == "bwrap", "weaker is allowed, stronger is better"
-    lacking(monkeypatch, sandlock="the package", bwrap="name spaces")
-    assert choose().level == "rlimits"
-
-
-def test_what_cannot_be_had_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking(monkeypatch, sandlock="the package", bwrap="name spaces", rlimits="Linux")
-    with pytest.raises(ConfigError, match=r"bwrap needs name spaces.*rlimits needs Linux"):
-        choose()
-    assert describe().startswith("none")
-    lacking(monkeypatch, sandlock="the package")
-    with pytest.raises(ConfigError, match=r"require_level: sandlock .*needs the package"):
-        choose("sandlock")
-
-
-def test_a_probe_finds_what_a_level_does_not_keep() -> None:
-    """The lowest level under a strong one's name: files can be read, so it is not that level."""
-    from toolshed.sandbox_probe import probe
-
-    class Pretender(sandbox.Rlimits):
-        level: sandbox.Level = "bwrap"
-
-    assert probe(Pretender()) == "a way to hide files: code in it could read one outside"
-
-
-# ---- pieces -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (3, "number"),
-        (np.float32(0.5), "number"),
-        (float("nan"), ""),
-        (10**20, ""),
-        (True, ""),
-        (None, ""),
-        ("text", ""),
-        ([1, [2.5, "a"]], "list"),
-        ([(1, 2), np.ones(2)], "list"),
-        ([object()], ""),
-        (np.zeros((2, 2), dtype=bool), "array"),
-        (np.zeros((2, 2, 3), dtype=np.uint8), "image"),
-        (np.zeros((2, 2, 4), dtype=np.uint8), "array"),
-        (np.array(["text"]), ""),
-    ],
-)
-def test_what_a_session_can_keep(value: object, kind: str) -> None:
-    assert child.storable(value)[0] == kind
-
-
-def test_the_last_value_is_the_result() -> None:
-    assert child.run("1\n2", "exec", {}) == 2
-    assert child.run("result = 4\nprint", "exec", {}) is print
-    assert child.run("result = 4\nNone", "exec", {}) == 4
-    assert child.run(" 2 + 3 ", "eval", {}) == 5
-    assert child.run("", "exec", {}) is None

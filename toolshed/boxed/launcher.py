@@ -48,6 +48,11 @@ def main() -> int:
         reason = watch.until_end()
     finally:
         status = _kill_all(child)
+    if reason == "left":
+        # A caller that was killed cannot tidy up.
+        import shutil
+
+        shutil.rmtree(Path(spec["folder"]).parent, ignore_errors=True)
     report = {
         "reason": reason,
         "status": status,
