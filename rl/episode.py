@@ -20,6 +20,7 @@ from pydantic import JsonValue
 from rl.types import Question, Trajectory, Turn
 from toolshed.types import (
     CapturedImage,
+    CodeRun,
     DepthEstimate,
     Detections,
     GraspEstimate,
@@ -252,7 +253,7 @@ def drawing_of(value: ToolValue) -> Drawing:
             return Drawing(shape=shape, label=done)
         case CapturedImage():
             return Drawing(shape="captured")
-        case TextReply():
+        case TextReply() | CodeRun():
             return Drawing(shape="words")
 
 

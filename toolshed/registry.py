@@ -28,6 +28,13 @@ class FamilyEntry:
 
 _LIGHT = "toolshed.backends.light_"
 
+
+def _alone(contract: str, location: str) -> FamilyEntry:
+    """A family that needs no model, so that its one back-end is light and real alike."""
+    only = BackEnd(location=f"toolshed.backends.{location}")
+    return FamilyEntry(contract=f"toolshed.{contract}", back_ends={"light": only, "real": only})
+
+
 FAMILIES: dict[str, FamilyEntry] = {
     "roborefer": FamilyEntry(
         contract="toolshed.tools.pointing:Pointing",
@@ -70,6 +77,10 @@ FAMILIES: dict[str, FamilyEntry] = {
         contract="toolshed.tools.grasping:Grasping",
         back_ends={"light": BackEnd(location=f"{_LIGHT}grasping:LightGrasping"), "real": None},
     ),
+    "code_executor": _alone("tools.code:CodeExecutor", "code_executor:SandboxedCode"),
+    "visual_io": _alone("tools.visual_io:VisualIO", "visual_io:PlainVisualIO"),
+    "calculator": _alone("tools.calculator:Calculator", "calculator:PlainCalculator"),
+    "greeting": _alone("tools.greeting:Greeting", "greeting:CountedGreeting"),
     "robot": FamilyEntry(
         contract="toolshed.tools.robot:Robot",
         back_ends={"light": BackEnd(location=f"{_LIGHT}robot:LightRobot"), "real": None},

@@ -14,9 +14,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from toolshed import code_text
 from toolshed.errors import ToolRefusal
 from toolshed.types import (
     CapturedImage,
+    CodeRun,
     DepthEstimate,
     Detections,
     GraspEstimate,
@@ -94,6 +96,8 @@ def variables(value: ToolValue, defects: Defects = "fixed") -> tuple[Variable, .
         return (Variable(name="grasp_pose", kind="pose", value=value.pose),)
     if isinstance(value, TextReply):
         return value.variables
+    if isinstance(value, CodeRun) and value.result is not None:
+        return (Variable(name="result", kind=code_text.kind(value), value=value.result),)
     if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
         return (Variable(name="captured_image", kind="image", value=value.image),)
     return ()
@@ -103,6 +107,8 @@ def pictures(value: ToolValue) -> tuple[ToolImage, ...]:
     """Pictures that join the conversation."""
     if isinstance(value, TextReply):
         return value.images
+    if isinstance(value, CodeRun) and isinstance(value.result, ToolImage):
+        return (value.result,)
     if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
         return (value.image,)
     return ()
@@ -161,6 +167,8 @@ def _compact(value: ToolValue, image_index: int | str | None) -> str:
         case CapturedImage():
             size = f"{value.image.width}x{value.image.height}"
             return f"image {size}" if image_index is None else f"image {image_index}: {size}"
+        case CodeRun():
+            return code_text.compact(value, image_index)
         case TextReply():
             return value.text
 
@@ -183,7 +191,7 @@ def _released(value: ToolValue, defects: Defects, method: str) -> str:
                 return text
             name = _variable_name(value.obj_name, defects)
             count = f"{len(points)} point{'s' * (len(points) > 1)}"
-            return f"{text} {_hint(f'${name} (list, {count})')}"
+            return f"{text} {hint_of(f'${name} (list, {count})')}"
         case Segmentation():
             return _released_segmentation(value, method)
         case DepthEstimate():
@@ -207,13 +215,16 @@ def _released(value: ToolValue, defects: Defects, method: str) -> str:
             return f"{what} {'succeeded' if value.success else 'failed'}."
         case CapturedImage():
             return f"Captured image: {value.image.width}×{value.image.height} pixels."
+        case CodeRun():
+            kept = hint_of(f"$result ({code_text.form(value)})")
+            return code_text.released(value, "" if value.result is None else kept)
         case TextReply():
             return value.text
 
 
 def _released_segmentation(value: Segmentation, method: str) -> str:
     height, width = value.mask.shape
-    hint = _hint(f"$segmentation_mask (boolean array, {height}x{width})")
+    hint = hint_of(f"$segmentation_mask (boolean array, {height}x{width})")
     if len(value.points) == 1 and method != "segment_from_points":
         point = value.points[0]
         return (
@@ -236,7 +247,7 @@ def _released_depth(value: DepthEstimate) -> str:
             f"{verb} depth map for {width}x{height} image.",
             f"Focal length: {value.focal_length_px:.1f}px.",
             _range("Depth range", value.known),
-            _hint(depth_map, "$focal_length_px (float)"),
+            hint_of(depth_map, "$focal_length_px (float)"),
         ]
     else:
         done = f"Generated {width}x{height} depth map and"
@@ -245,7 +256,7 @@ def _released_depth(value: DepthEstimate) -> str:
         parts = [
             f"{made} {len(cloud):,} 3D points.",
             _range("Depth range in point cloud", value.known),
-            _hint(depth_map, count, "$focal_length_px (float)"),
+            hint_of(depth_map, count, "$focal_length_px (float)"),
         ]
     return " ".join(part for part in parts if part)
 
@@ -268,7 +279,8 @@ def _released_box(value: OrientedBox, defects: Defects) -> str:
     )
 
 
-def _hint(*announced: str) -> str:
+def hint_of(*announced: str) -> str:
+    """The clause that names what became variables."""
     return f"Kept for later calls: {', '.join(announced)}."
 
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import math
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from toolshed import replies
-from toolshed.arguments import REFERENCE, check_arguments
+from toolshed.arguments import check_arguments, kind_read
 from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Priority, Request
 from toolshed.blocking import run_now
 from toolshed.caching import RememberingHost
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
-from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.hosting import Host, LocalHost, served_families
+from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
+from toolshed.hosting import BesideHost, Host, LocalHost, served_families
+from toolshed.nested import NestedCalls
+from toolshed.references import parse_reference
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
 from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
     from toolshed.tabletop.state import WorldState
 
 __all__ = ["Session", "ToolSet", "Toolshed"]
+
+_Order: TypeAlias = tuple[float, ...]
+"""Place of a call among those of a session: its number, then those of calls that it made."""
+_Chain: TypeAlias = tuple[str, ...]
 
 
 class Toolshed:
@@ -57,7 +64,9 @@ class Toolshed:
         if host is not None:
             loaded = replaced(loaded, {"host": host})
         tools = ToolSet.of(loaded, show)
-        families = served_families(loaded, tools)
+        served = served_families(loaded, tools)
+        here = [each for each in served if each.calls_tools]
+        families = [each for each in served if not each.calls_tools]
         opened: Host
         if loaded.host == "ray":
             from toolshed.serving.router import RayHost
@@ -66,7 +75,12 @@ class Toolshed:
         else:
             opened = LocalHost(families)
         remembered = [each.name for each in families if each.config.cache and each.idempotent]
-        return cls(loaded, tools, RememberingHost(opened, remembered))
+        remembering: Host = RememberingHost(opened, remembered)
+        try:
+            return cls(loaded, tools, BesideHost(remembering, here) if here else remembering)
+        except ConfigError:
+            opened.close()
+            raise
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -150,7 +164,7 @@ class Session:
         self._priority: Priority = priority
         self._id = uuid.uuid4().hex
         self._order = itertools.count()
-        self._written: dict[str, int] = {}
+        self._written: dict[str, _Order] = {}
         self._in_turn = asyncio.Lock()
         self._under_way: list[asyncio.Event] = []
         """One per call, oldest first; set when the call has left what it brought."""
@@ -180,14 +194,37 @@ class Session:
         earlier, done = tuple(self._under_way), asyncio.Event()
         self._under_way.append(done)
         try:
-            return await self._made(call, earlier)
+            return await self._made(call, earlier, (next(self._order),), ())
         finally:
             self._under_way.remove(done)
             done.set()
 
-    async def _made(self, call: ToolCall, earlier: Sequence[asyncio.Event]) -> ToolResult:
+    async def _made(
+        self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
+    ) -> ToolResult:
+        """One outcome, with the pictures of calls that the tool made itself; ``chain`` holds the
+        families whose calls this one is made by."""
+        chain = (*chain, call.name.partition(".")[0])
+        nested = NestedCalls(
+            call.id,
+            chain,
+            self._tools.methods,
+            # What a tool calls does not wait for the tool, which waits for it.
+            lambda inner, number: self._made(inner, earlier, (*order, number), chain),
+        )
+        result = await self._outcome(call, earlier, order, nested)
+        if not nested.images:
+            return result
+        return dataclasses.replace(result, images=(*nested.images, *result.images))
+
+    async def _outcome(
+        self,
+        call: ToolCall,
+        earlier: Sequence[asyncio.Event],
+        order: _Order,
+        nested: NestedCalls,
+    ) -> ToolResult:
         started_s = time.perf_counter()
-        order = next(self._order)
         try:
             method = self._method(call.name)
             for name in _names_in(call):
@@ -195,8 +232,8 @@ class Session:
             arguments = check_arguments(
                 method, call.arguments, images=self.images, variables=self.variables
             )
-            kind = self._kind_read(method, call)
-            answer = await self._answer(method, arguments, kind)
+            kind = kind_read(method, call.arguments, self.variables)
+            answer = await self._answer(method, arguments, kind, nested)
             self.variables.check(answer.variables)
         except ToolRefusal as refusal:
             return self._refused(call, refusal, started_s)
@@ -247,20 +284,14 @@ class Session:
             raise ToolRefusal("unknown_tool", f"unknown tool {name[:60]!r}; tools: {listed}")
         return method
 
-    def _kind_read(self, method: Method, call: ToolCall) -> str:
-        """Kind of the variable that a call hands to the first array of its method."""
-        for parameter in method.visible:
-            written = call.arguments[parameter.schema_name]
-            if parameter.array is not None:
-                is_name = isinstance(written, str) and written.startswith("$")
-                return self.variables[str(written)[1:]].kind if is_name else "array"
-        return ""
-
-    async def _answer(self, method: Method, arguments: dict[str, object], kind_read: str) -> Answer:
+    async def _answer(
+        self, method: Method, arguments: dict[str, object], kind_read: str, nested: NestedCalls
+    ) -> Answer:
+        tools = {each.name: nested for each in method.parameters if each.role == "tools"}
         request = Request(
             family=method.family,
             method=method.name,
-            arguments=arguments,
+            arguments={**arguments, **tools},
             kind_read=kind_read,
             priority=self._priority,
             session=self._id,
@@ -272,20 +303,24 @@ class Session:
             world = self.world
             if world is None:
                 raise ToolRefusal("no_world", "there is no robot in this conversation")
-            given = {**arguments, worlds[0]: world}
+            given = {**request.arguments, worlds[0]: world}
             answer = await self._host.call(dataclasses.replace(request, arguments=given))
             (after,) = [each for each in answer.variables if each.name == WORLD]
             self.variables.keep(after)
             return answer
 
-    def _accepted(self, call: ToolCall, order: int, answer: Answer, started_s: float) -> ToolResult:
+    def _accepted(
+        self, call: ToolCall, order: _Order, answer: Answer, started_s: float
+    ) -> ToolResult:
+        # A call writes after the calls that it made.
+        order = (*order, math.inf)
         text = answer.text
         if answer.images:
             text = text.replace(IMAGE_INDEX, str(len(self.images)))
         self.images.extend(answer.images)
         for variable in answer.variables:
             # The world was set in the order of its calls, which is the order of the actions.
-            if variable.name != WORLD and order >= self._written.get(variable.name, -1):
+            if variable.name != WORLD and order >= self._written.get(variable.name, ()):
                 self._written[variable.name] = order
                 self.variables.keep(variable)
         return ToolResult(
@@ -309,4 +344,5 @@ class Session:
 def _names_in(call: ToolCall) -> list[str]:
     """Names of variables that a call passes on."""
     written = [each for each in call.arguments.values() if isinstance(each, str)]
-    return [match[1] for each in written if (match := REFERENCE.match(each)) is not None]
+    found = [parse_reference(each) for each in written if each.startswith("$")]
+    return [each.name for each in found if each is not None]

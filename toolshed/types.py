@@ -272,6 +272,25 @@ class TextReply:
     """Pictures that join the conversation."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeRun:
+    """What a program did."""
+
+    result: float | list[Json] | npt.NDArray[np.generic] | ToolImage | None
+    """Where it is something that a session keeps."""
+    text: str
+    """Beginning of the result's printed form; empty where there is none."""
+    text_length: int
+    """Characters of the whole printed form."""
+    stdout: str
+    stderr: str
+    """With the traceback of the program's error."""
+    level: str
+    """Sandbox that it ran in."""
+    calls: tuple[str, ...] = ()
+    """Tools that it called."""
+
+
 ToolValue = (
     Detections
     | Segmentation
@@ -281,6 +300,7 @@ ToolValue = (
     | GraspEstimate
     | RobotAction
     | CapturedImage
+    | CodeRun
     | TextReply
 )
 
@@ -291,7 +311,8 @@ class Variable:
 
     name: str
     kind: str
-    """``depth_map mask point_cloud points pose box number image world``."""
+    """``depth_map mask point_cloud points pose box number image world``; ``array`` and ``list`` are
+    what code made, and taken where a literal of the same form would be."""
     value: object
     """A number, text, points, an array or where it is stored, a picture, the world."""
 
