@@ -35,6 +35,10 @@ class TwoClasses:
     def append_first(self, waiter: object, priority: Priority) -> None:
         self._queues[priority].appendleft(waiter)
 
+    def set_aside(self) -> object:
+        """Take whose turn is next without giving it; ``append_first`` puts it back."""
+        return self._queues[self._next()].popleft()
+
     def first(self) -> object:
         """Whose turn is next; IndexError where nobody waits."""
         return self._queues[self._next()][0]
