@@ -80,8 +80,10 @@ class RememberingHost:
 
     def _keep(self, key: str, answered: Remembered) -> None:
         size = 1024 + (num_bytes(answered) if isinstance(answered, Answer) else 0)
+        # Two event loops may have executed the same call at the same time.
+        _, replaced = self._kept.pop(key, (None, 0))
         self._kept[key] = (answered, size)
-        self._num_bytes += size
+        self._num_bytes += size - replaced
         while self._num_bytes > self._max_bytes:
             _, (_, dropped) = self._kept.popitem(last=False)
             self._num_bytes -= dropped

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from toolshed.backend import Answer, BackEnd, Request, machine_failure
+from toolshed.backend import Answer, BackEnd, Request
 from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.serving.turns import Turnstile
 
@@ -34,9 +34,15 @@ class Worker:
     """Runs the calls of one back-end."""
 
     def __init__(
-        self, back_end: BackEnd, turns: Turnstile, *, max_batch_size: int, max_wait_s: float
+        self,
+        back_end: BackEnd,
+        turns: Turnstile,
+        *,
+        max_batch_size: int,
+        max_wait_s: float,
+        may_repeat: bool = True,
     ) -> None:
-        self._back_end, self._turns = back_end, turns
+        self._back_end, self._turns, self._may_repeat = back_end, turns, may_repeat
         self._max_batch_size, self._max_wait_s = max_batch_size, max_wait_s
         self._lock = threading.Condition()
         self._pending: dict[object, list[_Ticket]] = {}
@@ -130,40 +136,43 @@ class Worker:
         try:
             return self._tried(requests)
         except Exception as error:
-            if len(requests) > 1:
-                if is_out_of_memory(error):
-                    free_memory()
-                    half = (len(requests) + 1) // 2
-                    first = self._asked(requests[:half], until_s)
-                    return [*first, *self._asked(requests[half:], until_s)]
-                # One of them broke it: which one shows when each is asked alone.
-                return [self._asked([each], until_s)[0] for each in requests]
-            if is_out_of_memory(error):
-                return [self._tried_alone(requests[0], error, until_s)]
-            return [_sticky(requests[0], error) or error]
+            text = _told(error) if is_out_of_memory(error) else None
+            if not self._may_repeat or (text is None and len(requests) == 1):
+                return [_typed(each, error, text) for each in requests]
+        # Out here, because an error that is being handled keeps alive what its frames hold: the
+        # very arrays whose memory the next try needs.
+        if len(requests) == 1:
+            return [self._tried_alone(requests[0], text or "", until_s)]
+        size = 1
+        if text is not None:
+            free_memory()
+            size = (len(requests) + 1) // 2
+        # Where it was not memory, one of them broke it: which one shows when each is asked alone.
+        parts = [requests[first : first + size] for first in range(0, len(requests), size)]
+        return [each for part in parts for each in self._asked(part, until_s)]
 
     def _tried(self, requests: Sequence[Request]) -> list[Answer | Exception]:
-        self.num_executed += len(requests)
+        with self._lock:
+            self.num_executed += len(requests)
         if len(requests) == 1:
             return [self._back_end.answer(requests[0])]
         return list(self._back_end.answer_batch(requests))
 
-    def _tried_alone(
-        self, request: Request, error: Exception, until_s: float
-    ) -> Answer | Exception:
+    def _tried_alone(self, request: Request, text: str, until_s: float) -> Answer | Exception:
         """Once more with nothing else running here; then it is a typed failure."""
-        with self._turns.alone(until_s):
-            free_memory()
-            try:
+        try:
+            with self._turns.alone(until_s):
+                free_memory()
                 return self._tried([request])[0]
-            except Exception as second:
-                if is_out_of_memory(second):
-                    return machine_failure(request.method, MemoryError(str(error)))
-                return second
+        except Exception as error:
+            return _typed(request, error, text if is_out_of_memory(error) else None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory of the host or of a GPU ran out; knows torch's error without torch."""
+    if isinstance(error, ToolRefusal):
+        # Its text may repeat what a model wrote.
+        return False
     if isinstance(error, ToolFailure):
         return error.reason == "out_of_memory"
     if isinstance(error, MemoryError):
@@ -177,10 +186,17 @@ def is_sticky(error: BaseException) -> bool:
     return any(word in str(error) for word in _STICKY)
 
 
-def _sticky(request: Request, error: Exception) -> ToolFailure | None:
+def _typed(request: Request, error: Exception, out_of_memory: str | None) -> Exception:
+    """The failure that an error is, where it is one of the machine; else the error itself."""
+    if out_of_memory is not None:
+        return ToolFailure("out_of_memory", out_of_memory)
     if isinstance(error, ToolRefusal) or not is_sticky(error):
-        return None
-    return ToolFailure("device_lost", f"{request.name}: {error}")
+        return error
+    return ToolFailure("device_lost", f"{request.method}: {error}")
+
+
+def _told(error: Exception) -> str:
+    return error.text if isinstance(error, ToolFailure) else f"{type(error).__name__}: {error}"
 
 
 def free_memory() -> None:

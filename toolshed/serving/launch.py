@@ -226,6 +226,7 @@ def _group(key: str, families: Sequence[Served]) -> GroupSpec:
             spec=each.spec,
             max_batch_size=each.config.max_batch_size,
             max_wait_s=each.config.max_wait_ms / 1000,
+            may_repeat=each.idempotent,
         )
         for each in families
     )

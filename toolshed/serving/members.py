@@ -54,23 +54,26 @@ class Breaker:
     def half_open(self) -> bool:
         return self.open_until_s > 0.0
 
+    # What ends during a pause began before it and tells nothing new.
+
     def failed(self, now_s: float) -> None:
         self.num_failures += 1
         if self.num_failures >= _SICK_AFTER or self.half_open:
-            self._open(now_s)
+            self.trip(now_s)
 
-    def slow(self, now_s: float) -> None:
-        self._open(now_s)
-        self.num_timed = 0
-
-    def recovered(self) -> None:
-        """A call went well, and no slower than elsewhere."""
-        self.num_failures = 0
-        self.open_until_s, self.pause_s = 0.0, _FIRST_PAUSE_S
-
-    def _open(self, now_s: float) -> None:
+    def trip(self, now_s: float) -> None:
+        """Stay away for a while, each time for longer."""
+        if self.is_open(now_s):
+            return
         self.open_until_s = now_s + self.pause_s
         self.pause_s = min(2 * self.pause_s, _LONGEST_PAUSE_S)
+
+    def recovered(self, now_s: float) -> None:
+        """A call went well, and no slower than elsewhere."""
+        if self.is_open(now_s):
+            return
+        self.num_failures = 0
+        self.open_until_s, self.pause_s = 0.0, _FIRST_PAUSE_S
 
 
 class Durations:
@@ -83,6 +86,7 @@ class Durations:
         self._num = 0
 
     def add(self, member: Member, method: str, run_s: float, others: list[Member]) -> None:
+        now_s = time.monotonic()
         mean_s = self._means_s.get(method, run_s)
         self._means_s[method] = mean_s + _WEIGHT * (run_s - mean_s)
         self._num += 1
@@ -90,15 +94,18 @@ class Durations:
         self.recent_s += weight * (run_s - self.recent_s)
         breaker = member.breaker
         breaker.num_timed += 1
-        breaker.slowness += _WEIGHT * (run_s / max(mean_s, 1e-6) - breaker.slowness)
+        # After a pause one call alone tells how it is now.
+        is_trial = breaker.half_open and not breaker.is_open(now_s)
+        newest = 1.0 if is_trial else _WEIGHT
+        breaker.slowness += newest * (run_s / max(mean_s, 1e-6) - breaker.slowness)
         rivals = [each.breaker.slowness for each in others if each is not member]
         is_slow = (
             run_s > _SLOW_FROM_S
-            and breaker.num_timed >= _ENOUGH
+            and (breaker.num_timed >= _ENOUGH or is_trial)
             and bool(rivals)
             and breaker.slowness > _SLOW * min(rivals)
         )
         if is_slow:
-            breaker.slow(time.monotonic())
+            breaker.trip(now_s)
         else:
-            breaker.recovered()
+            breaker.recovered(now_s)

@@ -30,6 +30,7 @@ _BUSY_PAUSE_S = 0.02
 class _Waiter:
     future: asyncio.Future[Member]
     loop: asyncio.AbstractEventLoop
+    priority: Priority
     session: str
     avoid: Member | None
 
@@ -81,7 +82,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._lost is not None:
-                raise self._lost
+                raise _copy(self._lost)
             if not len(self._waiting):
                 found = self._pick(session, avoid)
                 if found is not None:
@@ -90,7 +91,13 @@ class Pool:
             if len(self._waiting) >= self._max_queue:
                 text = f"{self.names}: {len(self._waiting)} calls wait already"
                 raise ToolFailure("busy", text)
-            waiter = _Waiter(future=loop.create_future(), loop=loop, session=session, avoid=avoid)
+            waiter = _Waiter(
+                future=loop.create_future(),
+                loop=loop,
+                priority=priority,
+                session=session,
+                avoid=avoid,
+            )
             self._waiting.append(waiter, priority)
             self._hand_out()
         alarm = loop.call_later(max(0.0, until_s - time.monotonic()), self._expire, waiter)
@@ -114,13 +121,24 @@ class Pool:
             member.full_until_s = time.monotonic() + _BUSY_PAUSE_S
         asyncio.get_running_loop().call_later(_BUSY_PAUSE_S, self._look_again)
 
+    def occupied(self, member: Member) -> None:
+        """A call that nobody waits for any more is still there."""
+        with self._lock:
+            member.num_running += 1
+
     def went_well(self, member: Member, method: str, run_s: float) -> None:
         with self._lock:
-            self.durations.add(member, method, run_s, self._members)
+            if run_s > 0:
+                self.durations.add(member, method, run_s, self._members)
+            else:
+                # A remembered answer says nothing of how fast its replica is.
+                member.breaker.recovered(time.monotonic())
+        self._look_after_pause(member)
 
     def went_wrong(self, member: Member) -> None:
         with self._lock:
             member.breaker.failed(time.monotonic())
+        self._look_after_pause(member)
 
     # ---- under the lock ------------------------------------------------------------------------
 
@@ -154,6 +172,7 @@ class Pool:
         return member.num_running < self._width + ahead
 
     def _hand_out(self) -> None:
+        aside: list[_Waiter] = []
         while len(self._waiting):
             waiter = self._waiting.first()
             assert isinstance(waiter, _Waiter)
@@ -165,11 +184,18 @@ class Pool:
                 self._tell(waiter, self._lost)
                 continue
             found = self._pick(waiter.session, waiter.avoid)
-            if found is None:
-                return
-            self._waiting.pop()
-            found.num_running += 1
-            self._tell(waiter, found)
+            if found is not None:
+                self._waiting.pop()
+                found.num_running += 1
+                self._tell(waiter, found)
+            elif waiter.avoid is not None or (self._stateful and waiter.session):
+                # It waits for certain replicas, which must not hold up those who take any.
+                self._waiting.set_aside()
+                aside.append(waiter)
+            else:
+                break
+        for waiter in reversed(aside):
+            self._waiting.append_first(waiter, waiter.priority)
 
     def _tell(self, waiter: _Waiter, outcome: Member | ToolFailure) -> None:
         def tell() -> None:
@@ -177,16 +203,26 @@ class Pool:
                 if isinstance(outcome, Member):
                     waiter.future.set_result(outcome)
                 else:
-                    waiter.future.set_exception(outcome)
+                    waiter.future.set_exception(_copy(outcome))
             elif isinstance(outcome, Member):
                 self.release(outcome)
 
         if _running_loop() is waiter.loop:
             tell()
-        else:
+            return
+        try:
             waiter.loop.call_soon_threadsafe(tell)
+        except RuntimeError:  # its loop was closed this moment: nobody waits there any more
+            if isinstance(outcome, Member):
+                outcome.num_running -= 1
 
     # ---- timers --------------------------------------------------------------------------------
+
+    def _look_after_pause(self, member: Member) -> None:
+        """Calls may wait for nothing but the end of a breaker's pause."""
+        pause_s = member.breaker.open_until_s - time.monotonic()
+        if pause_s > 0:
+            asyncio.get_running_loop().call_later(pause_s, self._look_again)
 
     def _look_again(self) -> None:
         with self._lock:
@@ -204,13 +240,19 @@ class Pool:
         """Its call was cancelled; what it was given meanwhile goes back."""
         with self._lock:
             self._waiting.remove(waiter)
-        if waiter.future.done() and not waiter.future.cancelled():
-            self.release(waiter.future.result())
+        future = waiter.future
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self.release(future.result())
 
 
 def _rank(session: str, name: str) -> bytes:
     """Rendezvous hashing: a replica that goes moves its own sessions alone."""
     return hashlib.blake2b(f"{session}|{name}".encode(), digest_size=8).digest()
+
+
+def _copy(failure: ToolFailure) -> ToolFailure:
+    """To be raised: an error that is raised again and again keeps every frame it passed."""
+    return ToolFailure(failure.reason, failure.text)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -34,6 +34,8 @@ class FamilySettings:
     spec: BackEndSpec
     max_batch_size: int
     max_wait_s: float
+    may_repeat: bool = True
+    """Whether a call that broke may be executed again; not where calls have effects."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +156,7 @@ class Replica:
                     self._turns,
                     max_batch_size=each.max_batch_size,
                     max_wait_s=each.max_wait_s,
+                    may_repeat=each.may_repeat,
                 )
         except (ConfigError, ImportError) as error:
             user_error = str(error)

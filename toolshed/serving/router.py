@@ -129,7 +129,7 @@ class RayHost:
         except asyncio.CancelledError:
             # Either the reply by its alarm, or this whole call by its owner. Whichever it was, the
             # replica still works on it: its slot is free when it answers.
-            member.num_running += 1
+            pool.occupied(member)
             reference.future().add_done_callback(lambda done: pool.release(member))
             if _is_cancelled():
                 raise

@@ -35,6 +35,10 @@ class TwoClasses:
     def append_first(self, waiter: object, priority: Priority) -> None:
         self._queues[priority].appendleft(waiter)
 
+    def set_aside(self) -> object:
+        """Take whose turn is next without giving it; ``append_first`` puts it back."""
+        return self._queues[self._next()].popleft()
+
     def first(self) -> object:
         """Whose turn is next; IndexError where nobody waits."""
         return self._queues[self._next()][0]
@@ -65,6 +69,9 @@ class Turnstile:
         self._changed = threading.Condition()
         self._waiting = TwoClasses()
         self._running: dict[object, float] = {}
+        self._num_standing = 0
+        """Turns that are alone or wait to be; while there are any, no turn begins."""
+        self._is_one_alone = False
 
     @contextmanager
     def turn(self, priority: Priority, until_s: float) -> Iterator[None]:
@@ -96,20 +103,30 @@ class Turnstile:
 
     @contextmanager
     def alone(self, until_s: float) -> Iterator[None]:
-        """Within a turn: wait until every other turn has ended, and let none begin meanwhile."""
+        """Within a turn: wait until every other turn has ended, and let none begin meanwhile.
+
+        Turns that themselves wait to be alone stand still, so they do not count; they follow one
+        after the other. ToolFailure ``deadline`` where the others run beyond ``until_s``.
+        """
         with self._changed:
-            slots, self._slots = self._slots, 0
+            self._num_standing += 1
             try:
-                while len(self._running) > 1 and time.monotonic() < until_s:
-                    self._changed.wait(max(0.0, until_s - time.monotonic()))
+                while self._is_one_alone or len(self._running) > self._num_standing:
+                    remaining_s = until_s - time.monotonic()
+                    if remaining_s <= 0:
+                        raise ToolFailure("deadline", "no time was left to try it alone")
+                    self._changed.wait(remaining_s)
             except BaseException:
-                self._slots = slots
+                self._num_standing -= 1
+                self._changed.notify_all()
                 raise
+            self._is_one_alone = True
         try:
             yield
         finally:
             with self._changed:
-                self._slots = slots
+                self._is_one_alone = False
+                self._num_standing -= 1
                 self._changed.notify_all()
 
     @property
@@ -123,4 +140,5 @@ class Turnstile:
         return 0.0 if began is None else time.monotonic() - began
 
     def _is_next(self, ticket: object) -> bool:
-        return len(self._running) < self._slots and self._waiting.first() is ticket
+        is_free = not self._num_standing and len(self._running) < self._slots
+        return is_free and self._waiting.first() is ticket

@@ -190,9 +190,10 @@ def _buffers(reference: Any) -> list[Any]:
 
 
 class Outbox:
-    """What was sent before, so that a group of rollouts sends a picture once."""
+    """What was sent before, so that a group of rollouts sends a picture once. Safe for threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._sent: OrderedDict[str, Sent] = OrderedDict()
         self._num_bytes = 0
         self._keys = ByIdentity[str]()
@@ -213,23 +214,25 @@ class Outbox:
         return pack(near), far
 
     def clear(self) -> None:
-        self._sent.clear()
-        self._num_bytes = 0
+        with self._lock:
+            self._sent.clear()
+            self._num_bytes = 0
 
     def _put(self, key: str, value: object) -> Sent:
-        sent = self._sent.pop(key, None)
-        if sent is None:
-            import ray
+        with self._lock:
+            sent = self._sent.pop(key, None)
+            if sent is None:
+                import ray
 
-            packed = pack(value)
-            num_bytes = packed.num_bytes
-            sent = Sent(key, ray.put(packed.buffers), packed.tree, num_bytes)
-            self._num_bytes += num_bytes
-        self._sent[key] = sent
-        while self._num_bytes > KEPT_BYTES and len(self._sent) > 1:
-            _, dropped = self._sent.popitem(last=False)
-            self._num_bytes -= dropped.num_bytes
-        return sent
+                packed = pack(value)
+                num_bytes = packed.num_bytes
+                sent = Sent(key, ray.put(packed.buffers), packed.tree, num_bytes)
+                self._num_bytes += num_bytes
+            self._sent[key] = sent
+            while self._num_bytes > KEPT_BYTES and len(self._sent) > 1:
+                _, dropped = self._sent.popitem(last=False)
+                self._num_bytes -= dropped.num_bytes
+            return sent
 
     def _key(self, value: object) -> str | None:
         if isinstance(value, ToolImage):
