@@ -252,7 +252,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
-    """The release's ``tools:`` list; families in order of first appearance, all real."""
+    """The release's ``tools:`` list; families in order of first appearance, all real, each in the
+    tool environment that has its model."""
     entries = content["tools"]
     assert isinstance(entries, list)
     schemas: list[JsonValue] = []
@@ -262,7 +263,10 @@ def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
         schemas.append(function)
         family, _, method = str(function["name"]).partition(".")
         known_name(family, FAMILIES, "tool family")
-        shown = families.setdefault(family, {"backend": "real", "show": []})
+        environment = FAMILIES[family].back_ends["real"].environment
+        shown = families.setdefault(
+            family, {"backend": "real", "show": [], "environment": environment}
+        )
         assert isinstance(shown, dict)
         shown["show"].append(method)
     rest = {key: value for key, value in content.items() if key != "tools"}

@@ -28,6 +28,7 @@ from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.hosting import BesideHost, Host, LocalHost, served_families
 from toolshed.nested import NestedCalls
 from toolshed.references import parse_reference
+from toolshed.registry import backend_of
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
 from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
@@ -300,14 +301,22 @@ class Session:
         if not worlds:
             return await self._host.call(request)
         async with self._in_turn:
-            world = self.world
-            if world is None:
-                raise ToolRefusal("no_world", "there is no robot in this conversation")
-            given = {**request.arguments, worlds[0]: world}
+            given = {**request.arguments, worlds[0]: self._acted_in(method.family)}
             answer = await self._host.call(dataclasses.replace(request, arguments=given))
-            (after,) = [each for each in answer.variables if each.name == WORLD]
-            self.variables.keep(after)
+            for after in answer.variables:
+                if after.name == WORLD:
+                    self.variables.keep(after)
             return answer
+
+    def _acted_in(self, family: str) -> WorldState | ToolImage | None:
+        """What a robot gets to see and change; nothing where it stands in a room of its own."""
+        acts_in = backend_of(family, self._config.families[family].backend).acts_in
+        if acts_in == "room":
+            return None
+        given = self.images[0] if acts_in == "picture" and self.images else self.world
+        if given is None:
+            raise ToolRefusal("no_world", "there is no robot in this conversation")
+        return given
 
     def _accepted(
         self, call: ToolCall, order: _Order, answer: Answer, started_s: float

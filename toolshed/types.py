@@ -165,8 +165,12 @@ class Segmentation:
     mask: npt.NDArray[np.bool_]
     """Shape (H, W) of the picture."""
     score: float
-    """Predicted IoU in [0, 1]."""
+    """Predicted IoU of ``mask``, in [0, 1]."""
     points: tuple[Point, ...]
+    whole_score: float | None = None
+    """Predicted IoU of the mask before it was eroded; None where that is ``score``."""
+    too_thin: bool = False
+    """Erosion would have left nothing, so that the mask was left whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +200,8 @@ class DepthEstimate:
     focal_length_px: float
     points: npt.NDArray[np.float32] | None = None
     """Shape (N, 3), metres, camera frame; row-major pixels, invalid ones dropped."""
-    source: Literal["estimated", "robot"] = "estimated"
+    source: Literal["estimated", "robot", "hardware"] = "estimated"
+    """``robot`` is the simulated one, ``hardware`` one that stands in a room."""
     known: KnownDepth | None = None
     """Of the cloud where there is one, else of the map; None where nothing is known."""
 
@@ -255,6 +260,7 @@ class RobotAction:
     execution_time_s: float
     image: ToolImage | None = None
     """What the camera sees afterwards."""
+    source: Literal["robot", "hardware"] = "robot"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

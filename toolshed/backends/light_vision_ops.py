@@ -128,7 +128,8 @@ def _projected(told: str, name: str, points: npt.NDArray[np.float64]) -> TextRep
 def _read(data: npt.NDArray[np.generic], row: int, column: int) -> float | bool | tuple[float, ...]:
     found = data[row, column]
     if data.ndim == 3:
-        return tuple(float(value) for value in np.asarray(found, dtype=np.float64))
+        values: list[float] = np.asarray(found).tolist()
+        return tuple(values)
     if data.dtype == np.bool_:
         return bool(found)
     value = float(np.asarray(found, dtype=np.float64))
