@@ -10,10 +10,14 @@ import argparse
 import asyncio
 import itertools
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from toolshed.command import MACHINE_FAILURE, USER_ERROR
 from toolshed.config import ToolshedConfig, load_tools, replaced
@@ -51,10 +55,24 @@ def main(arguments: Sequence[str]) -> int:
     config = _config(options)
     images = _images(options)
     names = list(dict.fromkeys(each.name for each in typed))
-    with Toolshed.open(config, show=names) as shed:
+    with _interrupted_at_once(), Toolshed.open(config, show=names) as shed:
         session = shed.session(images, scene=options.scene)
         calls = [(each, shed.tools.methods[each.name]) for each in typed]
         return asyncio.run(_play(session, calls, _Drawing.of(options, images)))
+
+
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """asyncio waits for the next await, which a tool in this process may never reach."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _play(session: Session, calls: Sequence[tuple[Words, Method]], drawing: _Drawing) -> int:
