@@ -18,10 +18,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.toolshed.agent_loop import AgentData, method_tool, turn
 from tests.toolshed.fake_tools import HERE
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
-from toolshed.images import make_image
 from toolshed.integration import opened, verl
 from toolshed.integration.verl import ToolshedCodeTool, ToolshedMethodTool
 from toolshed.schemas import schemas_of
@@ -30,58 +30,6 @@ from toolshed.tabletop.state import initial_state
 from toolshed.tabletop.world import World
 from toolshed.tool import Family, tool
 from toolshed.types import TextReply, Variable
-
-_REFERENCE = re.compile(r"\$([A-Za-z_]\w*)")
-
-
-class AgentData:
-    """What a loop keeps of one trajectory."""
-
-    def __init__(self, *pictures: Image.Image) -> None:
-        self.image_data: list[object] = list(pictures)
-        self.context_vars: dict[str, object] = {}
-        self.metrics: list[dict[str, object]] = []
-
-
-def method_tool(name: str, **settings: object) -> ToolshedMethodTool:
-    """As a loader of tool files makes one."""
-    (entry,) = [
-        each["tool_schema"]
-        for each in json.loads(json.dumps(schemas_of("light", "verl")))
-        if each["config"]["function_name"] == name
-    ]
-    return ToolshedMethodTool({"type": "native", "tools": "light", **settings}, entry)
-
-
-async def turn(
-    data: AgentData, *calls: tuple[ToolshedMethodTool, dict[str, object]], resolve: bool = False
-) -> list[tuple[str, float]]:
-    """One turn: an instance for every call, all together, then pictures and variables kept."""
-
-    async def one(
-        made: ToolshedMethodTool, parameters: dict[str, object]
-    ) -> tuple[verl.ToolResponse, float, dict[str, object]]:
-        instance, _ = await made.create(create_kwargs={"scene": 7})
-        try:
-            if resolve:
-                parameters = {key: _resolved(data, value) for key, value in parameters.items()}
-            return await made.execute(instance, parameters, agent_data=data)
-        finally:
-            await made.release(instance)
-
-    results = await asyncio.gather(*(one(*call) for call in calls))
-    for response, _, metrics in results:
-        data.image_data.extend(response.image or [])
-        data.metrics.append(metrics)
-        kept = metrics["variables"]
-        assert isinstance(kept, list)
-        data.context_vars |= {each["name"]: each["value"] for each in kept}
-    return [(str(response.text), reward) for response, reward, _ in results]
-
-
-def _resolved(data: AgentData, value: object) -> object:
-    match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    return data.context_vars.get(match[1], value) if match else value
 
 
 @pytest.fixture(autouse=True)
@@ -452,4 +400,3 @@ def test_a_picture_that_is_none_is_refused_by_name() -> None:
     detect = method_tool("roborefer.detect_one")
     with pytest.raises(ConfigError, match="a int is no picture"):
         asyncio.run(turn(data, (detect, {"obj_name": "cup", "image_index": 0})))
-    assert make_image(np.zeros((2, 2, 3), dtype=np.uint8)).width == 2

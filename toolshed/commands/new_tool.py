@@ -17,8 +17,11 @@ from toolshed.registry import FAMILIES
 
 _NAME = re.compile(r"[a-z]([a-z0-9]|_(?!_))*(?<!_)")
 
+_LONGEST_NAME = 32
+"""With a method behind it a name must fit into the 64 characters that most interfaces take."""
+
 _CONTRACT = '''\
-"""What a model sees of the tools of $name, and what a back-end of them has to answer."""
+"""What a model sees of these tools, and what a back-end of them has to answer."""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ class $title(Family):
 '''
 
 _LIGHT = '''\
-"""A back-end of $name that needs numpy alone."""
+"""A back-end that needs numpy alone."""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ $name:
 """
 
 _TEST = '''\
-"""The tools of $name: right answers, refusals, and what a model is shown."""
+"""The tools at work: right answers, refusals, and what a model is shown."""
 
 from __future__ import annotations
 
@@ -145,10 +148,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(name: str, folder: Path) -> None:
-    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name) or len(name) > _LONGEST_NAME:
         raise ConfigError(
-            f"{name!r} is no name for tools; write a word of small letters, digits and single "
-            "underscores, such as 'colour_meter'"
+            f"{name!r} is no name for tools; write a word of at most {_LONGEST_NAME} small "
+            "letters, digits and single underscores, such as 'colour_meter'"
         )
     if name in FAMILIES or name in ToolshedConfig.model_fields:
         raise ConfigError(f"the name {name!r} is taken by Toolshed itself; choose another one")
