@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from tests.toolshed.agent_loop import AgentData, method_tool, turn
+from tests.toolshed.agent_loop import AgentData, FakeExecutor, method_tool, turn
 from tests.toolshed.fake_tools import HERE
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
@@ -28,8 +27,6 @@ from toolshed.schemas import schemas_of
 from toolshed.shed import Toolshed
 from toolshed.tabletop.state import initial_state
 from toolshed.tabletop.world import World
-from toolshed.tool import Family, tool
-from toolshed.types import TextReply, Variable
 
 
 @pytest.fixture(autouse=True)
@@ -269,27 +266,9 @@ def test_exported_entries_are_read_again_and_nothing_is_edited_in_place() -> Non
 # ---- code -----------------------------------------------------------------------------------
 
 
-class FakeExecutor(Family):
-    """Answers as the code executor does."""
-
-    name: ClassVar[str] = "code_executor"
-
-    @tool
-    def exec(self, code: str) -> TextReply:
-        """Run a program.
-
-        Args:
-            code: What to run.
-        """
-        if code == "1/0":
-            return TextReply(text="Stderr: ZeroDivisionError: division by zero")
-        kept = (Variable(name="result", kind="number", value=2.0),)
-        return TextReply(text="Result: 2\nStdout: two\nlines", variables=kept)
-
-
 def test_code_is_told_in_sections_and_earns_by_its_success() -> None:
     with Toolshed.open(
-        parse_tools({"code_executor": {"backend": f"{__name__}:FakeExecutor"}})
+        parse_tools({"code_executor": {"backend": f"{FakeExecutor.__module__}:FakeExecutor"}})
     ) as s:
         opened.provide(s)
         code = ToolshedCodeTool({"timeout": 5}, {"function": {"name": "execute_python"}})
