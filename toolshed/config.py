@@ -7,7 +7,6 @@ of the original release, whose schemas are kept byte for byte. Anything unknown 
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -230,9 +229,7 @@ def _known_words() -> str:
 
 def _config_folders() -> list[Path]:
     """configs/tools of the checkout; in an installed wheel the same files as package data."""
-    folders = [_ROOT / "configs" / "tools"]
-    if importlib.util.find_spec("toolshed._configs") is not None:
-        folders.append(Path(str(importlib.resources.files("toolshed._configs"))))
+    folders = [_ROOT / "configs" / "tools", Path(__file__).resolve().parent / "_configs"]
     return [folder for folder in folders if folder.is_dir()]
 
 
