@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 from toolshed.types import Status, Stored, Timings, ToolCall, ToolImage, ToolResult, ToolValue
 
-OTHER = "(other)"
+UNKNOWN_TOOL = "(unknown tool)"
 """Stands for names that no config knows, which a model may invent without end."""
+OTHER_REASONS = "(other)"
 NUM_RECENT = 50
 _MOST_REASONS = 32
 """Of one tool and outcome; more are counted together."""
 _SHORT = 240
+_MOST_SECONDS = 60
 _PER_DECADE = 10
 _FIRST_S = 1e-4
 NUM_BUCKETS = 72
@@ -121,6 +123,15 @@ class Seen(NamedTuple):
     """Size of the arrays of ``held``."""
 
 
+class Second(NamedTuple):
+    """Calls that ended in one second since 1970."""
+
+    second: int
+    ok: int
+    refused: int
+    failed: int
+
+
 class Meter:
     """Counts the calls of one program. Safe for threads."""
 
@@ -129,12 +140,13 @@ class Meter:
         self._lock = threading.Lock()
         self._tallies: dict[Key, Tally] = {}
         self._recent: deque[Seen] = deque(maxlen=NUM_RECENT)
+        self._seconds: dict[int, dict[Status, int]] = {}
         self.watched = False
         """Whether somebody looks at recent calls; only then are their pictures kept."""
 
     def add(self, call: ToolCall, result: ToolResult, images: Sequence[ToolImage]) -> None:
         """Count a call that has ended."""
-        tool = call.name if call.name in self._tools else OTHER
+        tool = call.name if call.name in self._tools else UNKNOWN_TOOL
         timings = result.timings
         text = result.text[:_SHORT]
         seen = Seen(time.time(), tool, result.status, result.reason, timings, text)
@@ -147,6 +159,10 @@ class Meter:
                 tally = self._first(key)
             tally.add(timings)
             self._recent.append(seen)
+            second = self._seconds.get(int(seen.at_s))
+            if second is None:
+                second = self._next_second(int(seen.at_s))
+            second[result.status] += 1
 
     def tallies(self) -> dict[Key, Tally]:
         """All counts since the start, as they are now."""
@@ -160,10 +176,22 @@ class Meter:
             self._recent.clear()
         return taken
 
+    def take_seconds(self) -> tuple[Second, ...]:
+        """How many calls ended in each second, where that was not taken yet."""
+        with self._lock:
+            taken, self._seconds = self._seconds, {}
+        return tuple(Second(second, **nums) for second, nums in taken.items())
+
+    def _next_second(self, second: int) -> dict[Status, int]:
+        while len(self._seconds) >= _MOST_SECONDS:
+            # Nobody takes them, as in a program without replicas.
+            del self._seconds[next(iter(self._seconds))]
+        return self._seconds.setdefault(second, {"ok": 0, "refused": 0, "failed": 0})
+
     def _first(self, key: Key) -> Tally:
         alike = sum(key[:2] == other[:2] for other in self._tallies)
         if alike >= _MOST_REASONS:
-            key = key._replace(reason=OTHER)
+            key = key._replace(reason=OTHER_REASONS)
         return self._tallies.setdefault(key, Tally())
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from toolshed.types import Stored, ToolValue
 
 _PERIOD_S = 1.0
 _ANSWER_S = 5.0
-_DRAW_S = 0.12
-"""Of each second goes into pictures at most, the newest calls first."""
+_DRAW_S = 0.2
+"""Of each second goes into pictures at most, and only while somebody watches."""
+_MOST_TOLD, _MOST_FAILED = 16, 6
+"""Calls of one second that are told; all are counted."""
 _LARGEST_FETCHED = 16 << 20
 """Larger values are not brought here to be drawn."""
 _BOUNDARIES_S = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
@@ -38,7 +40,6 @@ class Reporter:
     ) -> None:
         self._control, self._meter, self._pools = control, meter, pools
         self._caller = uuid.uuid4().hex
-        self._ordinal = 0
         self._measures = RayMeasures(group_of)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="toolshed reports", daemon=True)
@@ -59,14 +60,13 @@ class Reporter:
                 return
 
     def _report(self, is_closing: bool) -> Report:
-        self._ordinal += 1
         # First what ended lately, so that it is among what is counted.
-        recent = self._drawn(self._meter.take_recent())
+        recent = tuple(_recent(self._meter.take_recent()))
         return Report(
             caller=self._caller,
             program=_PROGRAM,
-            ordinal=self._ordinal,
             tallies=self._meter.tallies(),
+            seconds=self._meter.take_seconds(),
             loads={key: pool.load() for key, pool in self._pools.items()},
             recent=recent,
             closing=is_closing,
@@ -86,20 +86,6 @@ class Reporter:
             # Ray is shut down.
             return False
         return True
-
-    def _drawn(self, seen: list[Seen]) -> tuple[Recent, ...]:
-        until_s = time.perf_counter() + _DRAW_S
-        recent = []
-        for each in reversed(seen):
-            has_time = time.perf_counter() < until_s
-            picture = _picture(each) if has_time else b""
-            recent.append(
-                Recent(
-                    each.at_s, each.tool, each.outcome, each.reason, each.timings, each.text,
-                    _PROGRAM, picture,
-                )
-            )  # fmt: skip
-        return tuple(reversed(recent))
 
 
 class RayMeasures:
@@ -134,6 +120,30 @@ class RayMeasures:
         for group, load in loads.items():
             for what, num in load._asdict().items():
                 self._load.set(num, {"group": group, "what": what})
+
+
+def _recent(seen: Sequence[Seen]) -> list[Recent]:
+    """What is told of the last calls, oldest first, drawn as long as there is time."""
+    until_s = time.perf_counter() + _DRAW_S
+    told = []
+    for each in _chosen(seen):
+        picture = _picture(each) if time.perf_counter() < until_s else b""
+        told.append(
+            Recent(
+                each.at_s, each.tool, each.outcome, each.reason, each.timings, each.text, _PROGRAM,
+                picture,
+            )
+        )  # fmt: skip
+    return sorted(told, key=lambda each: each.at_s)
+
+
+def _chosen(seen: Sequence[Seen]) -> list[Seen]:
+    """The calls of a busy second that people get to see: failures, one of each kind, the newest."""
+    newest = list(reversed(seen))
+    failed = [each for each in newest if each.outcome == "failed"][:_MOST_FAILED]
+    kinds = {(each.tool, each.outcome): each for each in seen}
+    chosen = {id(each): each for each in (*failed, *kinds.values(), *newest)}
+    return list(chosen.values())[:_MOST_TOLD]
 
 
 def _picture(seen: Seen) -> bytes:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from toolshed.metrics import Key, Tally, merged
+from toolshed.metrics import Key, Second, Tally, merged
 from toolshed.serving.registry import Registry
 from toolshed.types import Status, Timings
 
@@ -65,14 +65,14 @@ class Report:
     """Unique among all callers."""
     program: str
     """For people: machine, process and name."""
-    ordinal: int
-    """Of this caller's reports; the first is 1."""
     tallies: dict[Key, Tally]
     """Since the caller's start."""
+    seconds: tuple[Second, ...]
+    """When calls ended that were not told before."""
     loads: dict[str, Load]
     """By process word."""
     recent: tuple[Recent, ...]
-    """Calls that were not told before."""
+    """Some of those calls."""
     closing: bool = False
     """Whether this is its last report."""
 
@@ -89,8 +89,8 @@ class Overview:
     tallies: dict[Key, Tally]
     """Of all callers, those that have ended included."""
     loads: dict[str, Load]
-    history: tuple[tuple[int, int, int, int], ...]
-    """Second since 1970; calls that ended in it: ok, refused, failed. Only seconds with calls."""
+    history: tuple[Second, ...]
+    """Seconds with calls, oldest first."""
     programs: tuple[str, ...]
     """Callers that are there now."""
     recent: tuple[Recent, ...]
@@ -110,7 +110,7 @@ class Ledger:
         self._callers: dict[str, _Caller] = {}
         self._gone: dict[Key, Tally] = {}
         """Of callers that have ended."""
-        self._history: deque[tuple[int, int, int, int]] = deque(maxlen=HISTORY_S)
+        self._history: dict[int, Second] = {}
         self._recent: deque[Recent] = deque(maxlen=NUM_KEPT)
         # Never one that a dashboard knows from before a restart of the control actor.
         self._number = time.time_ns()
@@ -118,12 +118,8 @@ class Ledger:
 
     def push(self, report: Report) -> bool:
         """Take a report; whether somebody watches."""
-        known = self._callers.pop(report.caller, None)
-        # Of a caller from before a restart of this actor it is not known when its calls ended.
-        if known is not None:
-            self._count(report.tallies, known.report.tallies)
-        elif report.ordinal == 1:
-            self._count(report.tallies, {})
+        self._callers.pop(report.caller, None)
+        self._remember(report.seconds)
         for each in report.recent:
             self._number += 1
             self._recent.append(each._replace(number=self._number))
@@ -149,7 +145,7 @@ class Ledger:
             names=names,
             tallies=self._totals(),
             loads=loads,
-            history=tuple(self._history),
+            history=tuple(sorted(self._history.values())),
             programs=tuple(each.program for each in there),
             recent=tuple(each for each in self._recent if each.number > since),
         )
@@ -159,18 +155,17 @@ class Ledger:
         keys = sorted({key for tallies in all_of for key in tallies})
         return {key: merged(each[key] for each in all_of if key in each) for key in keys}
 
-    def _count(self, now: Mapping[Key, Tally], before: Mapping[Key, Tally]) -> None:
-        """Add what has come since the last report to this second."""
-        nums = {"ok": 0, "refused": 0, "failed": 0}
-        for key, tally in now.items():
-            nums[key.outcome] += tally.num - (before[key].num if key in before else 0)
-        if not any(nums.values()):
-            return
-        second, ok, refused, failed = int(time.time()), *nums.values()
-        if self._history and self._history[-1][0] == second:
-            _, *there = self._history.pop()
-            ok, refused, failed = ok + there[0], refused + there[1], failed + there[2]
-        self._history.append((second, ok, refused, failed))
+    def _remember(self, seconds: Sequence[Second]) -> None:
+        now = int(time.time())
+        for each in seconds:
+            # The clocks of machines differ a little; nothing ends in the future.
+            second = min(each.second, now)
+            _, ok, refused, failed = self._history.get(second, Second(second, 0, 0, 0))
+            self._history[second] = Second(
+                second, ok + each.ok, refused + each.refused, failed + each.failed
+            )
+        for second in [each for each in self._history if each < now - HISTORY_S]:
+            del self._history[second]
 
     def _retire(self, report: Report) -> None:
         for key, tally in report.tallies.items():
