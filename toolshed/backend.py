@@ -90,6 +90,8 @@ class Answer:
     transfer_s: float = 0.0
     run_s: float = 0.0
     encode_s: float = 0.0
+    num_retries: int = 0
+    """How often the call was tried again, elsewhere."""
 
 
 @runtime_checkable

@@ -121,7 +121,9 @@ class RememberingHost:
 def _unpacked(answered: Remembered) -> Answer:
     if isinstance(answered, ToolRefusal):
         raise ToolRefusal(answered.reason, answered.text)
-    return dataclasses.replace(answered, queue_s=0.0, transfer_s=0.0, run_s=0.0, encode_s=0.0)
+    return dataclasses.replace(
+        answered, queue_s=0.0, transfer_s=0.0, run_s=0.0, encode_s=0.0, num_retries=0
+    )
 
 
 class ByIdentity(Generic[T]):

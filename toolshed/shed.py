@@ -22,10 +22,12 @@ from toolshed.arguments import check_arguments, kind_read
 from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Priority, Request
 from toolshed.blocking import run_now
 from toolshed.caching import RememberingHost
+from toolshed.call_log import CallLog
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.hosting import BesideHost, Host, LocalHost, served_families
+from toolshed.metrics import Meter
 from toolshed.nested import NestedCalls
 from toolshed.references import parse_reference
 from toolshed.registry import backend_of
@@ -47,10 +49,20 @@ _Chain: TypeAlias = tuple[str, ...]
 class Toolshed:
     """Opened tools. Sessions are cheap; the tools behind them are shared."""
 
-    def __init__(self, config: ToolshedConfig, tools: ToolSet, host: Host) -> None:
+    def __init__(
+        self,
+        config: ToolshedConfig,
+        tools: ToolSet,
+        host: Host,
+        meter: Meter | None = None,
+        log: CallLog | None = None,
+    ) -> None:
         self.config = config
         self.tools = tools
+        self.meter = Meter(tools.methods) if meter is None else meter
+        """Counts of the calls made here."""
         self._host = host
+        self._log = log
 
     @classmethod
     def open(
@@ -68,17 +80,21 @@ class Toolshed:
         served = served_families(loaded, tools)
         here = [each for each in served if each.calls_tools]
         families = [each for each in served if not each.calls_tools]
+        meter = Meter(tools.methods)
+        log = None if loaded.call_log is None else CallLog(loaded.call_log)
         opened: Host
         if loaded.host == "ray":
             from toolshed.serving.router import RayHost
 
             opened = RayHost(loaded, families)
+            opened.service.report(meter)
         else:
             opened = LocalHost(families)
         remembered = [each.name for each in families if each.config.cache and each.idempotent]
         remembering: Host = RememberingHost(opened, remembered)
         try:
-            return cls(loaded, tools, BesideHost(remembering, here) if here else remembering)
+            beside = BesideHost(remembering, here) if here else remembering
+            return cls(loaded, tools, beside, meter, log)
         except ConfigError:
             opened.close()
             raise
@@ -107,13 +123,20 @@ class Toolshed:
 
         Calls of ``interactive`` sessions go before those of others.
         """
-        return Session(self.config, self.tools, self._host, images, scene, priority)
+        meter, log = self.meter, self._log
+        return Session(self.config, self.tools, self._host, images, scene, priority, meter, log)
 
     async def aclose(self) -> None:
         await self._host.aclose()
+        self._close_log()
 
     def close(self) -> None:
         self._host.close()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> Toolshed:
         return self
@@ -150,6 +173,8 @@ class Session:
         images: Sequence[ToolImage],
         scene: int | None,
         priority: Priority,
+        meter: Meter,
+        log: CallLog | None,
     ) -> None:
         self.images: list[ToolImage] = list(images)
         """Pictures of the question, then those that tools brought."""
@@ -163,6 +188,7 @@ class Session:
         self._host = host
         self._scene = scene
         self._priority: Priority = priority
+        self._meter, self._log = meter, log
         self._id = uuid.uuid4().hex
         self._order = itertools.count()
         self._written: dict[str, _Order] = {}
@@ -195,10 +221,14 @@ class Session:
         earlier, done = tuple(self._under_way), asyncio.Event()
         self._under_way.append(done)
         try:
-            return await self._made(call, earlier, (next(self._order),), ())
+            result = await self._made(call, earlier, (next(self._order),), ())
         finally:
             self._under_way.remove(done)
             done.set()
+        self._meter.add(call, result, self.images)
+        if self._log is not None:
+            self._log.append(self._id, call, result)
+        return result
 
     async def _made(
         self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
@@ -248,6 +278,7 @@ class Session:
                 reason=failure.reason,
                 text=failure.text,
                 timings=Timings(total_s=time.perf_counter() - started_s),
+                num_retries=failure.num_retries,
             )
         if answer.images:
             # Pictures are numbered in the order of the calls, which is how the model reads them.
@@ -347,6 +378,7 @@ class Session:
                 encode_s=answer.encode_s,
                 total_s=time.perf_counter() - started_s,
             ),
+            num_retries=answer.num_retries,
         )
 
 

@@ -343,6 +343,8 @@ class ToolResult:
     images: tuple[ToolImage, ...] = ()
     """Pictures that join the conversation, in order."""
     timings: Timings = field(default_factory=Timings)
+    num_retries: int = 0
+    """How often the call was tried again, elsewhere."""
 
     @property
     def value(self) -> ToolValue | None:

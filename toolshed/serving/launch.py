@@ -14,6 +14,7 @@ from typing import Any
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.hosting import Served
+from toolshed.metrics import Meter
 from toolshed.serving.cluster import Cluster
 from toolshed.serving.control import LEASE_S, NAME, Control
 from toolshed.serving.members import Member
@@ -21,6 +22,7 @@ from toolshed.serving.placement import check_room, reserve
 from toolshed.serving.pool import Pool
 from toolshed.serving.registry import GroupSpec, Registry, SeatReport
 from toolshed.serving.replica import BACKLOG, FamilySettings
+from toolshed.serving.reporter import Reporter
 
 _RECONNECT_S = 0.2
 
@@ -41,6 +43,7 @@ class Service:
         self._control: Any = None
         self.ended = threading.Event()
         """Set when somebody else has stopped these tools."""
+        self._reporter: Reporter | None = None
         self._closed = threading.Event()
         _say("joining" if self._joined else "starting", "Ray")
         Cluster.enter(config, sum(each.cpus * each.replicas for each in self._groups))
@@ -67,6 +70,10 @@ class Service:
         """Have a replica's health asked for at once."""
         self._control.look_at.remote(member.name)
 
+    def report(self, meter: Meter) -> None:
+        """Tell once a second, from a thread of its own, what a meter counts."""
+        self._reporter = Reporter(self._control, meter, self._pools, self._key_of)
+
     def close(self) -> None:
         """End what was started here; the cluster ends with its last user."""
         import ray
@@ -74,6 +81,8 @@ class Service:
         if self._closed.is_set():
             return
         self._closed.set()
+        if self._reporter is not None:
+            self._reporter.close()
         if self._control is not None and not self._joined:
             try:
                 ray.get(self._control.stop.remote(), timeout=20)

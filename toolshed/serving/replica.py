@@ -53,6 +53,8 @@ class Started:
 class Health:
     """What a replica says of itself."""
 
+    node: str
+    """Name of the machine."""
     process_id: int
     num_accepted: int
     """Calls that are here now."""
@@ -98,6 +100,7 @@ class Replica:
     def health(self) -> Health:
         """Called in a concurrency group of its own, so that work cannot delay it."""
         return Health(
+            node=os.uname().nodename,
             process_id=os.getpid(),
             num_accepted=self._num_accepted,
             num_waiting=self._turns.num_waiting,

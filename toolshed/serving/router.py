@@ -8,6 +8,7 @@ and the family is idempotent; then it fails with a reason. Awaiting costs no thr
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +52,7 @@ class RayHost:
         until_s = made_s + budget_s
         queue_s = 0.0
         avoid: Member | None = None
-        retries_left = int(served.idempotent)
+        num_retries = 0
         while True:
             asked_s = time.monotonic()
             member = await pool.acquire(request.priority, request.session, until_s, avoid)
@@ -60,9 +61,11 @@ class RayHost:
             try:
                 told, stored = await self._ask(pool, member, request, served, until_s)
             except _Lost as lost:
-                if not lost.retry or not retries_left or time.monotonic() >= until_s:
+                may_retry = lost.retry and served.idempotent and not num_retries
+                if not may_retry or time.monotonic() >= until_s:
+                    lost.failure.num_retries = num_retries
                     raise lost.failure from None
-                retries_left -= 1
+                num_retries += 1
                 avoid = member
                 continue
             finally:
@@ -71,7 +74,8 @@ class RayHost:
                 # Not taken, so this was no attempt.
                 continue
             transfer_s = max(0.0, time.monotonic() - sent_s - told.total_s)
-            return _answer(told, stored, request.key, queue_s, transfer_s)
+            answer = _answer(told, stored, request.key, queue_s, transfer_s)
+            return dataclasses.replace(answer, num_retries=num_retries) if num_retries else answer
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
