@@ -188,9 +188,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"benchmarks and their scores:\n{listed}\n\nkeys and defaults:\n"
         + help_text(EvalConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint folder, or a run's folder")
-    parser.add_argument("words", nargs="*", metavar="BENCHMARK | key=value")
+    parser.add_argument("words", nargs="*", default=[], metavar="BENCHMARK | key=value")
     parser.add_argument(
         "--config",
         help="name in configs/eval or a YAML file; without it demo, or paper where a published "

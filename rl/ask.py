@@ -177,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rl.ask",
         description="Ask a checkpoint one question and look over its shoulder.",
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint or run folder")
     parser.add_argument("question", help="for example 'Where is the red cube?'")

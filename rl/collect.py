@@ -305,12 +305,15 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Play questions and write the good trajectories as transcripts for SFT.",
         epilog="keys and defaults:\n" + help_text(CollectConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("policy", help="'teacher' (scripted, tabletop only) or a checkpoint folder")
     parser.add_argument("questions", help="parquet in the released layout")
     parser.add_argument("out", help="JSON file to write")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
-    parser.add_argument("--config", default="collect", help="name in configs/rl or a YAML file")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
+    parser.add_argument(
+        "--config", default="collect", help="collect, collect_demo, or a YAML file (collect)"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.add_argument("--dry-run", action="store_true", help="check everything and stop")
     args = parser.parse_intermixed_args(words)

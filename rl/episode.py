@@ -29,6 +29,7 @@ from toolshed.types import (
     RobotAction,
     Segmentation,
     Status,
+    TextReply,
     ToolCall,
     ToolImage,
     ToolResult,
@@ -222,8 +223,8 @@ def _call(call: ToolCall, result: ToolResult, image: int) -> CallRecord:
 # ---- values, small --------------------------------------------------------------------------
 
 
-def drawing_of(value: ToolValue) -> Drawing:
-    """What can be drawn of a tool's value."""
+def drawing_of(value: ToolValue) -> Drawing | None:
+    """What can be drawn of a tool's value; None of plain words."""
     match value:
         case Detections():
             return Drawing(shape="points", label=value.obj_name, points=_pairs(value.points))
@@ -249,6 +250,8 @@ def drawing_of(value: ToolValue) -> Drawing:
             return Drawing(shape=shape, label=done)
         case CapturedImage():
             return Drawing(shape="captured")
+        case TextReply():
+            return None
 
 
 def value_of(drawing: Drawing, size: tuple[int, int]) -> ToolValue | None:

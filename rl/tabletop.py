@@ -245,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Demo kinds: " + ", ".join(DEMO_KINDS) + " (224x224). Answer kinds of the paper "
         "(448x336): " + ", ".join(kind for kind in TASK_KINDS if kind not in DEMO_KINDS) + ". "
         "Data sets of different seeds share no scene.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("out", help="file to write; .parquet is added where it is missing")

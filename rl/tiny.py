@@ -291,9 +291,10 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Make the tiny policy's tokenizer, random checkpoint and base.",
         epilog="keys and defaults:\n" + help_text(TinyConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("config", help="name in configs/rl (tiny) or a YAML file")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
     args = parser.parse_args(words)
 
     def run() -> int:

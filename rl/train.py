@@ -320,9 +320,10 @@ def main(words: Sequence[str] | None = None) -> int:
         description="GRPO with live tools.",
         epilog="keys and defaults:\n" + help_text(RLConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("config", help="name in configs/rl (for example demo) or a YAML file")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
     args = parser.parse_args(words)
 
     def run() -> int:
