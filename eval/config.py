@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft.config import DTYPES, SCHEMA_POLICIES, ToolsConfig, check_choice, check_positive, to_yaml
+from sft.config import (
+    DTYPES,
+    SCHEMA_POLICIES,
+    ToolsConfig,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    to_yaml,
+)
 from sft.run_dir import changed_keys, leaves
 from toolshed.errors import ConfigError
 from toolshed.types import Json
@@ -30,7 +38,7 @@ class EvalConfig:
     data: str = ""
     """Folder with ``KEY.parquet`` of each benchmark; the tabletop makes its own without."""
     out: str = ""
-    """Folder of rows, table and report; empty for ``runs/eval/NAME`` of the checkpoint."""
+    """Folder of rows, table and report; empty for ``runs/eval/RUN``, after the checkpoint."""
     limit: int = 0
     """Questions per benchmark, a random part; 0 for all."""
     greedy: bool = True
@@ -66,6 +74,7 @@ class EvalConfig:
         check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES, reward=REWARDS)
         check_positive(self, "temperature", "width", "threads", "max_turns", "max_calls")
         check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
+        check_not_negative(self, "limit", "draws", "seed", "keep_pictures", "max_failures")
 
 
 def check_same_settings(out: Path, config: EvalConfig) -> None:

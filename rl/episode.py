@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 from pydantic import JsonValue
 
 from rl.types import Question, Trajectory, Turn
+from toolshed.chat import answer_of
 from toolshed.types import (
     CapturedImage,
     DepthEstimate,
@@ -135,6 +136,10 @@ def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) 
     """The record of a trajectory; ``prompt_picture`` is what the policy saw where that was not
     what its tools saw (the control with another scene's picture)."""
     question, reward = trajectory.question, trajectory.reward
+    answer = reward.answer if reward else None
+    if reward is None and trajectory.stop_reason.is_trainable:
+        # Nobody judges it; it may well have been given.
+        answer = answer_of(trajectory.final_text)
     pictures = _pictures(question, trajectory.images)
     shown = None if prompt_picture is None else Picture(sha256=prompt_picture.sha256)
     return Episode(
@@ -146,7 +151,7 @@ def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) 
         prompt_picture=shown,
         turns=_turns(trajectory.turns, len(pictures)),
         target=question.target,
-        answer=reward.answer if reward else None,
+        answer=answer,
         reward=reward.value if reward else None,
         accuracy=reward.accuracy if reward else None,
         well_formed=reward.well_formed if reward else False,

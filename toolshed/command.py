@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -55,5 +56,6 @@ def run_command(body: Callable[[], int], *rooms: str) -> int:
 def place_words(error: OSError) -> str:
     """One sentence about a place that cannot be used: which, why, and what to do."""
     place = "" if error.filename is None else f"{error.filename}: "
-    remedy = REMEDIES.get(error.errno or 0, _ELSEWHERE)
-    return f"{place}{(error.strerror or str(error)).lower()}; {remedy}"
+    # Libraries wrap the system's words in their own.
+    why = os.strerror(error.errno).lower() if error.errno else str(error)
+    return f"{place}{why}; {REMEDIES.get(error.errno or 0, _ELSEWHERE)}"
