@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter
 from pydantic import JsonValue
 
 from rl.types import Question, Trajectory, Turn
+from toolshed.chat import answer_of
 from toolshed.types import (
     CapturedImage,
     CodeRun,
@@ -138,6 +139,10 @@ def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) 
     """The record of a trajectory; ``prompt_picture`` is what the policy saw where that was not
     what its tools saw (the control with another scene's picture)."""
     question, reward = trajectory.question, trajectory.reward
+    answer = reward.answer if reward else None
+    if reward is None and trajectory.stop_reason.is_trainable:
+        # Nobody judges it; it may well have been given.
+        answer = answer_of(trajectory.final_text)
     pictures = _pictures(question, trajectory.images)
     shown = None if prompt_picture is None else Picture(sha256=prompt_picture.sha256)
     return Episode(
@@ -149,7 +154,7 @@ def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) 
         prompt_picture=shown,
         turns=_turns(trajectory.turns, len(pictures)),
         target=question.target,
-        answer=reward.answer if reward else None,
+        answer=answer,
         reward=reward.value if reward else None,
         accuracy=reward.accuracy if reward else None,
         well_formed=reward.well_formed if reward else False,
@@ -226,8 +231,8 @@ def _call(call: ToolCall, result: ToolResult, image: int) -> CallRecord:
 # ---- values, small --------------------------------------------------------------------------
 
 
-def drawing_of(value: ToolValue) -> Drawing:
-    """What can be drawn of a tool's value."""
+def drawing_of(value: ToolValue) -> Drawing | None:
+    """What can be drawn of a tool's value; None of plain words."""
     match value:
         case Detections():
             return Drawing(shape="points", label=value.obj_name, points=_pairs(value.points))
