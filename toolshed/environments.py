@@ -87,10 +87,14 @@ class Environment:
         """The command that makes it, or what else to do."""
         if self.recipe is None:
             return "correct the interpreter, or name a folder of install_tools"
-        cpu = " --cpu" if self.stamp is not None and self.stamp.cpu else ""
-        if self.recipe.name == self.name:
-            return f"toolshed env create {self.name}{cpu}"
-        return f"toolshed env create {self.recipe.name} --name {self.name}{cpu}"
+        known = self.recipe.folder.parent == shipped_folder()
+        words = [self.recipe.name if known else str(self.recipe.folder)]
+        if self.recipe.name != self.name:
+            words += ["--name", self.name]
+        if self.stamp is not None:
+            # It is there and up to date, and yet something is wrong with it.
+            words += ["--cpu", "--force"] if self.stamp.cpu else ["--force"]
+        return f"toolshed env create {' '.join(words)}"
 
     def variables(self) -> dict[str, str]:
         """Environment variables of processes that run in it; activation scripts are not run."""

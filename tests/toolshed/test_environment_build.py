@@ -77,8 +77,12 @@ def test_a_broken_environment_is_found_and_mended(
     assert env_main(["doctor", recipe]) == 1
     said = capsys.readouterr().out
     assert re.search(r"^small +bridge +broken", said, re.MULTILINE)
-    assert "module numpy does not import" in said and "next: toolshed env create" in said
-    create(recipe, force=True)
+    assert (
+        "module numpy does not import" in said
+        and f"next: toolshed env create {recipe} --force" in said
+    )
+    command = re.findall(r"next: toolshed env (.*)", said)[0].split()
+    assert env_main(command) == 0
     assert env_main(["doctor", recipe]) == 0
 
 
@@ -161,6 +165,28 @@ def test_pip_does_the_work_where_uv_cannot_be_had(
     recipe = small_recipe(tmp_path / "small")
     create(recipe, python=Path(os.path.realpath(sys.executable)))
     assert doctor([recipe])[0].state == "ok"
+
+
+def test_a_conda_prefix_is_filled_as_a_venv_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stands in for conda, which no package index has: an interpreter at the prefix is all we use.
+    program = tmp_path / "bin" / "micromamba"
+    program.parent.mkdir()
+    python = os.path.realpath(sys.executable)
+    program.write_text(
+        '#!/bin/sh\n[ "$1 $2 $3" = "create --yes --prefix" ] || exit 1\n'
+        f'{python} -m venv --without-pip "$4" && mkdir "$4/conda-meta"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    folder = Path(small_recipe(tmp_path / "small"))
+    (folder / "env.yaml").write_text("kind: conda\nimport_check: [numpy]\n")
+    made = create(str(folder))
+    variables = runtime_env(str(folder))["env_vars"]
+    assert isinstance(variables, dict)
+    assert variables["CONDA_PREFIX"] == str(made.prefix)
+    assert variables["LD_LIBRARY_PATH"].startswith(str(made.prefix / "lib"))
 
 
 def test_uv_is_fetched_where_it_is_not_there(
