@@ -231,8 +231,8 @@ def _call(call: ToolCall, result: ToolResult, image: int) -> CallRecord:
 # ---- values, small --------------------------------------------------------------------------
 
 
-def drawing_of(value: ToolValue) -> Drawing | None:
-    """What can be drawn of a tool's value; None of plain words."""
+def drawing_of(value: ToolValue) -> Drawing:
+    """What can be drawn of a tool's value."""
     match value:
         case Detections():
             return Drawing(shape="points", label=value.obj_name, points=_pairs(value.points))

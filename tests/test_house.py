@@ -112,9 +112,10 @@ def test_broad_excepts_stand_at_the_host_boundary_alone() -> None:
                     names = ast.dump(node.type) if node.type else "BaseException"
                     if re.search(r"id='(Base)?Exception'|^BaseException", names):
                         broad.append(str(path.relative_to(ROOT)))
-    # The replica, and the child of the bridge, answer for every bug of a back-end; the host cleans
-    # up and raises again.
-    hosts = {"toolshed/ray_replica.py", "toolshed/ray_host.py", "toolshed/bridge_child.py"}
+    # Replicas and the child of the bridge answer for every bug of a back-end; the others clean up
+    # and raise again.
+    serving = ("batches", "cluster", "launch", "replica", "turns")
+    hosts = {"toolshed/bridge_child.py", *(f"toolshed/serving/{name}.py" for name in serving)}
     assert set(broad) <= hosts, broad
 
 

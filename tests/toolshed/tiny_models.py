@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SIDE = 128
 """Of the pictures that the tiny vision models see."""
@@ -121,7 +122,7 @@ def depth_pro(folder: Path) -> None:
     DepthProImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
 
 
-def _with_depth(model):  # type: ignore[no-untyped-def]
+def _with_depth(model: Any) -> Any:
     """Random weights see any angle and any depth; here some 60 degrees and a metre or two."""
     import torch
 

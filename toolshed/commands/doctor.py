@@ -69,26 +69,16 @@ def _extra(name: str) -> Row:
 
 
 def _sandbox() -> Row:
-    remedy = "this installation has no code executor"
-    if importlib.util.find_spec("toolshed.sandbox") is None:
-        return Row(name="sandbox", found="", remedy=remedy)
-    from toolshed.sandbox import (  # type: ignore[import-not-found,unused-ignore]
-        strongest_level,
-    )
+    from toolshed.sandbox import describe
 
-    return Row(name="sandbox", found=str(strongest_level()), remedy=remedy)
+    return Row(name="sandbox", found=describe(), remedy="apt-get install bubblewrap")
 
 
 def _environments() -> int:
-    if importlib.util.find_spec("toolshed.env_command") is None:
-        return 0
-    from toolshed.env_command import (  # type: ignore[import-not-found,unused-ignore]
-        env_main,
-    )
+    from toolshed.env_command import env_main
 
     print()
-    code: int = env_main(["doctor"])
-    return code
+    return env_main(["doctor"])
 
 
 def _parser() -> argparse.ArgumentParser:
