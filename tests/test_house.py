@@ -52,6 +52,18 @@ def test_importing_toolshed_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_replicas_and_the_bridge_need_numpy_and_the_standard_library_alone() -> None:
+    script = (
+        "import sys, toolshed.serving.replica, toolshed.bridge_child, toolshed.tools.pointing\n"
+        "print([name for name in ('pydantic', 'yaml', 'docstring_parser', 'PIL', 'ray') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def tracked_files() -> set[str]:
     """Every file that belongs to the repository, new ones included."""
     listed = subprocess.run(

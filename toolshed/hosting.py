@@ -76,11 +76,34 @@ def served_families(config: ToolshedConfig, tools: ToolSet) -> list[Served]:
     return found
 
 
+def placed(served: Served, *, local: bool) -> tuple[BackEndSpec, str | None]:
+    """Who answers for a family, and the environment that its replica must be started in.
+
+    What has another Python than ours answers through the bridge; in this process everything that
+    has an environment of its own does. ConfigError where the environment is missing or broken.
+    """
+    name = served.config.environment
+    if name is None:
+        return served.spec, None
+    from toolshed.environments import bridged, is_bridge
+
+    if not local and not is_bridge(name):
+        return served.spec, name
+    config = served.config
+    spec = bridged(
+        served.spec,
+        name,
+        timeout_s=config.run_timeout_s or config.timeout_s,
+        start_timeout_s=config.start_timeout_s,
+    )
+    return spec, None
+
+
 class LocalHost:
     """Back-ends in this process: one call at a time, but for those that wait for others."""
 
     def __init__(self, families: Sequence[Served]) -> None:
-        self._back_ends = {each.name: BackEnd(each.spec) for each in families}
+        self._back_ends = {each.name: BackEnd(placed(each, local=True)[0]) for each in families}
 
     async def call(self, request: Request) -> Answer:
         # Sibling calls of one turn must all be resolved before the first leaves a variable behind.

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 
-from toolshed.caching import num_bytes
+from toolshed.arrays import num_bytes
 from toolshed.errors import ToolRefusal
 from toolshed.types import Variable
 

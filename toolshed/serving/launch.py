@@ -13,7 +13,7 @@ from typing import Any
 
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure
-from toolshed.hosting import Served
+from toolshed.hosting import Served, placed
 from toolshed.metrics import Meter
 from toolshed.serving.cluster import Cluster
 from toolshed.serving.control import LEASE_S, NAME, Control
@@ -32,8 +32,8 @@ class Service:
 
     def __init__(self, config: ToolshedConfig, families: Sequence[Served], *, serve: bool) -> None:
         self._config = config
-        self._groups = groups_of(families)
         self._joined = config.ray_address is not None and not serve
+        self._groups = groups_of(families, joined=self._joined)
         # Others join by name; what nobody is to join must not be in anybody's way.
         is_shared = serve or self._joined
         self._namespace = config.namespace if is_shared else f"toolshed-{uuid.uuid4().hex}"
@@ -219,47 +219,57 @@ class Service:
             pool.update(members, _lost(seats))
 
 
-def groups_of(families: Sequence[Served]) -> tuple[GroupSpec, ...]:
-    """Families by process word; what they share is the largest that one of them asks for."""
+def groups_of(families: Sequence[Served], *, joined: bool) -> tuple[GroupSpec, ...]:
+    """Families by process word; what they share is the largest that one of them asks for.
+
+    Where they are ``joined`` somebody else has placed them in their environments.
+    """
     by_process: dict[str, list[Served]] = {}
     for each in families:
         by_process.setdefault(_process_of(each), []).append(each)
-    return tuple(_group(key, members) for key, members in by_process.items())
+    return tuple(_group(key, members, joined=joined) for key, members in by_process.items())
 
 
-def _group(key: str, families: Sequence[Served]) -> GroupSpec:
+def _group(key: str, families: Sequence[Served], *, joined: bool) -> GroupSpec:
     configs = [each.config for each in families]
-    run_timeouts = [each.run_timeout_s or each.timeout_s for each in configs]
-    settings = tuple(
-        FamilySettings(
-            spec=each.spec,
-            max_batch_size=each.config.max_batch_size,
-            max_wait_s=each.config.max_wait_ms / 1000,
-            may_repeat=each.idempotent,
-        )
-        for each in families
-    )
-    environments = {each.environment for each in configs}
+    found = [(each.spec, None) if joined else placed(each, local=False) for each in families]
+    environments = {environment for _, environment in found}
     if len(environments) > 1:
         names = ", ".join(each.name for each in families)
         raise ConfigError(f"{names} share the process {key!r}, so they need one environment")
-    environment = environments.pop()
     return GroupSpec(
         key=key,
-        families=settings,
+        families=tuple(
+            FamilySettings(
+                spec=spec,
+                max_batch_size=each.config.max_batch_size,
+                max_wait_s=each.config.max_wait_ms / 1000,
+                may_repeat=each.idempotent,
+            )
+            for each, (spec, _) in zip(families, found, strict=True)
+        ),
         slots=configs[0].slots,
         replicas=max(each.replicas for each in configs),
         cpus=max(each.cpus for each in configs),
         gpus=max(each.gpus for each in configs),
         start_timeout_s=max(each.start_timeout_s for each in configs),
-        run_timeout_s=max(run_timeouts),
+        run_timeout_s=max(map(_run_timeout_s, families)),
         restarts=max(each.restarts for each in configs),
-        runtime_env={} if environment is None else _runtime_env(environment, families),
+        runtime_env=_runtime_env(environments.pop(), families),
     )
 
 
-def _runtime_env(environment: str, families: Sequence[Served]) -> dict[str, Any]:
+def _run_timeout_s(family: Served) -> float:
+    config = family.config
+    timeout_s = config.run_timeout_s or config.timeout_s
+    # Behind the bridge the first call after a child's death also loads the model again.
+    return timeout_s + (config.start_timeout_s if config.environment is not None else 0.0)
+
+
+def _runtime_env(environment: str | None, families: Sequence[Served]) -> dict[str, Any]:
     """What Ray needs to start replicas in a tool environment, which is checked first."""
+    if environment is None:
+        return {}
     from toolshed.environments import runtime_env
 
     modules = [each.spec.location.partition(":")[0] for each in families]

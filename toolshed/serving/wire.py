@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
+from toolshed.arrays import ByIdentity
 from toolshed.backend import Answer, Priority, Request
-from toolshed.caching import ByIdentity
 from toolshed.codec import Packed, pack, unpack
 from toolshed.errors import ToolFailure
 from toolshed.types import Stored, StoredArray, ToolImage, ToolValue, Variable
