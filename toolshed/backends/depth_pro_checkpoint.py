@@ -6,6 +6,7 @@ must find its place and every place its weight, or the file is refused.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,10 +154,13 @@ def load_original(path: str, placement: Placement) -> tuple[Any, Any]:
         raise ConfigError(f"checkpoint_path = {path!r} is no file; give the path of depth_pro.pt")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"checkpoint_path = {path!r} is no file of weights alone") from error
+    try:
         config = DepthProConfig(**config_of(weights))
         model = DepthProForDepthEstimation(config)
         model.load_state_dict(converted(weights), strict=True)
-    except (KeyError, RuntimeError, AttributeError, EOFError) as error:
+    except (KeyError, RuntimeError, AttributeError) as error:
         first = str(error).strip().split("\n")[0][:300]
         raise ConfigError(
             f"checkpoint_path = {path!r} is no checkpoint of Depth Pro: {first}"

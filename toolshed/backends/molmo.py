@@ -1,7 +1,7 @@
 """Pointing by Molmo, as the release did it: the model's own code, run because the config says so.
 
 Answers are greedy, so equal calls have equal answers, and the model loads in the dtype asked for.
-Its code was written for transformers 4; the tool environment ``vlm`` pins a version that runs it.
+Its code was written for transformers 4 and was never run by us.
 """
 
 from __future__ import annotations
