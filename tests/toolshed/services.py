@@ -180,8 +180,8 @@ def sampled_grasps(
 @contextmanager
 def grasp_server(asked: list[dict[str, object]], error: str = "") -> Iterator[str]:
     """GraspGen's socket: msgpack over ZeroMQ, arrays as msgpack-numpy writes them."""
-    import msgpack
-    import zmq
+    import msgpack  # type: ignore[import-untyped]
+    import zmq  # type: ignore[import-not-found,unused-ignore]
 
     from toolshed.backends.graspgen_server import packed_array, unpacked_array
 

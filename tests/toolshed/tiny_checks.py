@@ -19,6 +19,7 @@ import numpy as np
 from tests.toolshed import tiny_models
 from tests.toolshed.contracts import CHECKS, Asked, table_picture
 from tests.toolshed.original_depth_pro import original_weights
+from toolshed.backend import Answer
 from toolshed.errors import ConfigError
 from toolshed.types import DepthEstimate, Point, Segmentation
 
@@ -98,7 +99,7 @@ def check_sam2_against_its_own_pipeline() -> None:
     )
     best = int(outputs.iou_scores[0, 0].argmax())
     whole = masks[0][0, best].numpy()
-    wanted = ndimage.binary_erosion(whole, np.ones((7, 7)), border_value=1)
+    wanted = ndimage.binary_erosion(whole, np.ones((7, 7), dtype=bool), border_value=1)
     points = [Point(u=27.9 / image.width, v=32.9 / image.height)]
     points.append(Point(u=26.1 / image.width, v=28.1 / image.height))
     found = asked("sam2").value(Segmentation, "segment_from_points", image=image, points=points)
@@ -187,7 +188,8 @@ def check_molmo2_says_what_the_model_wrote() -> None:
         for side, name in ((32, "cup"), (64, "very long name of a rather small blue cup"))
     ]
     for each in molmo.batched(requests) or []:
-        assert "1 instance(s)" in each.text and "(0.5, 0.25)" in each.text  # type: ignore[union-attr]
+        assert isinstance(each, Answer)
+        assert "1 instance(s)" in each.text and "(0.5, 0.25)" in each.text
     short = asked("molmo2", max_new_tokens=1)
     with torch.no_grad():
         reason = short.refusal("detect_one", image=table_picture(), obj_name="cup")

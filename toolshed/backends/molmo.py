@@ -53,7 +53,11 @@ class Molmo(AskedPointing):
         transformers = needed("transformers", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
         self._processor = processor_of(
-            transformers.AutoProcessor, model_id, revision=revision, trust_remote_code=True
+            transformers.AutoProcessor,
+            model_id,
+            self._placement,
+            revision=revision,
+            trust_remote_code=True,
         )
         self._model = pretrained(
             transformers.AutoModelForCausalLM,
