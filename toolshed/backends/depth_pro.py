@@ -18,6 +18,7 @@ from toolshed.backends.checkpoints import (
     needed,
     pretrained,
     processor_of,
+    transformers_class,
 )
 from toolshed.errors import ConfigError
 from toolshed.tools.depth import Depth
@@ -43,17 +44,18 @@ class DepthPro(Depth):
     ) -> None:
         """``checkpoint_path`` is a ``depth_pro.pt`` of the original release; it goes before
         ``model_id``, which is a checkpoint in the form of transformers."""
-        transformers = needed("transformers", self.environment)
+        needed("torchvision", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
         if checkpoint_path is not None:
             from toolshed.backends.depth_pro_checkpoint import load_original
 
             self._model, self._processor = load_original(checkpoint_path, self._placement)
         else:
-            model_class = transformers.DepthProForDepthEstimation
+            model_class = transformers_class("DepthProForDepthEstimation", self.environment)
             self._model = pretrained(model_class, model_id, self._placement, revision=revision)
+            processor_class = transformers_class("DepthProImageProcessor", self.environment)
             self._processor = processor_of(
-                transformers.DepthProImageProcessor, model_id, revision=revision
+                processor_class, model_id, self._placement, revision=revision
             )
         if not self._model.use_fov_model:
             raise ConfigError(

@@ -18,6 +18,7 @@ from toolshed.backends.checkpoints import (
     needed,
     pretrained,
     processor_of,
+    transformers_class,
 )
 from toolshed.backends.erosion import erode_square, segmentation
 from toolshed.errors import ConfigError, ToolRefusal
@@ -52,14 +53,14 @@ class Sam2(SegmentationTool):
         """``erosion_px`` is the side of the square, odd; 1 leaves masks as they are."""
         if erosion_px < 1 or erosion_px % 2 == 0:
             raise ConfigError(f"erosion_px = {erosion_px}; write an odd number, 1 for no erosion")
-        transformers = needed("transformers", self.environment)
+        needed("torchvision", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
+        processor_class = transformers_class(self.processor_class, self.environment)
         self._processor = processor_of(
-            getattr(transformers, self.processor_class), model_id, revision=revision
+            processor_class, model_id, self._placement, revision=revision
         )
-        self._model = pretrained(
-            getattr(transformers, self.model_class), model_id, self._placement, revision=revision
-        )
+        model_class = transformers_class(self.model_class, self.environment)
+        self._model = pretrained(model_class, model_id, self._placement, revision=revision)
         self._threshold, self._erosion_px = mask_threshold, erosion_px
         self._num_kept = kept_encodings
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
