@@ -24,6 +24,7 @@ class AgentData:
     def __init__(self, *pictures: Image.Image) -> None:
         self.image_data: list[object] = list(pictures)
         self.context_vars: dict[str, object] = {}
+        self.tools_kwargs: dict[str, dict[str, object]] = {}
         self.metrics: list[dict[str, object]] = []
 
 
@@ -38,14 +39,17 @@ def method_tool(name: str, **settings: object) -> ToolshedMethodTool:
 
 
 async def turn(
-    data: AgentData, *calls: tuple[ToolshedMethodTool, dict[str, object]], resolve: bool = False
+    data: AgentData,
+    *calls: tuple[ToolshedMethodTool, dict[str, object]],
+    resolve: bool = False,
+    scene: int | None = 7,
 ) -> list[tuple[str, float]]:
     """One turn: an instance for every call, all together, then pictures and variables kept."""
 
     async def one(
         made: ToolshedMethodTool, parameters: dict[str, object]
     ) -> tuple[verl.ToolResponse, float, dict[str, object]]:
-        instance, _ = await made.create(create_kwargs={"scene": 7})
+        instance, _ = await made.create(create_kwargs={} if scene is None else {"scene": scene})
         try:
             if resolve:
                 parameters = {key: _resolved(data, value) for key, value in parameters.items()}

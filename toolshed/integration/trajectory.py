@@ -18,6 +18,9 @@ from toolshed.images import ImageSource, load_image, make_image
 from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolImage
 
+_GIVEN = ("scene", "images")
+"""What ``create_kwargs`` may hold."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Ledger:
@@ -45,15 +48,27 @@ class Start:
     @classmethod
     def read(cls, arguments: Mapping[str, object]) -> Start:
         """From ``create_kwargs``; ConfigError where they are none of ours."""
-        unknown = sorted(set(arguments) - {"scene", "images"})
+        unknown = sorted(set(arguments) - set(_GIVEN))
         if unknown:
-            raise ConfigError(f"create_kwargs has {unknown[0]!r}; known: scene, images")
+            raise ConfigError(f"create_kwargs has {unknown[0]!r}; known: {', '.join(_GIVEN)}")
         scene, images = arguments.get("scene"), arguments.get("images") or []
         if not isinstance(scene, int | None) or isinstance(scene, bool):
             raise ConfigError(f"create_kwargs.scene is {scene!r}, no whole number")
         if not isinstance(images, list | tuple):
             raise ConfigError("create_kwargs.images is no list of {image, depth, focal_length_px}")
         return cls(scene=scene, images=tuple(map(to_tool_image, images)))
+
+    @classmethod
+    def of_record(cls, record: object, own: Mapping[str, object]) -> Start:
+        """What the loop's record gives to any of its tools: the first one called is to know the
+        world that only another one is told of. ``own`` is what its own instance was given."""
+        given: dict[str, object] = {}
+        # The loop's class is not ours, and older ones keep nothing of the kind.
+        for settings in (getattr(record, "tools_kwargs", None) or {}).values():
+            created = settings.get("create_kwargs") if isinstance(settings, Mapping) else None
+            if isinstance(created, Mapping):
+                given |= {key: created[key] for key in _GIVEN if key in created}
+        return cls.read({**given, **own})
 
 
 class Trajectory:

@@ -83,7 +83,8 @@ class ToolSettings(BaseModel):
 class _Instance:
     """Between ``create`` and ``release``: one call in verl's own loop."""
 
-    start: Start
+    given: dict[str, object]
+    """What the data set gives to this tool."""
     alone: Trajectory | None = None
     """Where the loop hands no trajectory over."""
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
@@ -116,7 +117,8 @@ class _ToolshedTool(BaseTool):
             raise ConfigError("create_kwargs is no mapping")
         await self._shed()
         chosen = str(uuid.uuid4()) if instance_id is None else instance_id
-        self._instances[chosen] = _Instance(start=Start.read(given))
+        Start.read(given)
+        self._instances[chosen] = _Instance(given=dict(given))
         return chosen, ToolResponse()
 
     async def execute(
@@ -153,9 +155,12 @@ class _ToolshedTool(BaseTool):
         shed = await self._shed()
         if agent_data is not None:
             kept = _trajectories.setdefault(shed, Trajectories())
-            return kept.of(agent_data, lambda: Trajectory(shed, instance.start))
+            return kept.of(
+                agent_data,
+                lambda: Trajectory(shed, Start.of_record(agent_data, instance.given)),
+            )
         if instance.alone is None:
-            instance.alone = Trajectory(shed, instance.start)
+            instance.alone = Trajectory(shed, Start.read(instance.given))
         return instance.alone
 
     async def _shed(self) -> Toolshed:
