@@ -298,7 +298,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.demo", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="the same path with tiny step counts; learns nothing"
     )

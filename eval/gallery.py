@@ -21,7 +21,7 @@ from rl.viewer import Album, answer_words, data_uri, drawn, episode_html, outcom
 
 MAX_BYTES = 4_500_000
 """Of all episodes together; the page stays below 6 MB."""
-LAYOUT = 2
+LAYOUT = 3
 """Part of the key of kept fragments: raise it when the fragment's HTML changes."""
 _THUMB_QUALITY = 62
 

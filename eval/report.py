@@ -112,7 +112,9 @@ def _percent(value: float | None) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m eval.report``."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("run", type=Path, help="folder of a demo run, for example runs/demo")
     args = parser.parse_args(words)
     return run_command(lambda: _run(args.run), "toolshed", "sft", "rl", "eval")

@@ -165,15 +165,20 @@ class Learner:
 
     def save_state(self, path: Path) -> None:
         """Weights, optimiser and step, for an exact resume."""
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
-                "step": self.step,
-                "schedule": (self.schedule_begin, self.total_steps),
-            },
-            path,
-        )
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "step": self.step,
+            "schedule": (self.schedule_begin, self.total_steps),
+        }
+        try:
+            # Through a file of ours: torch's own writer hides why a disk takes no more.
+            with path.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
     def load_state(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from toolshed import replies
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
@@ -89,6 +90,8 @@ class Answer:
     transfer_s: float = 0.0
     run_s: float = 0.0
     encode_s: float = 0.0
+    num_retries: int = 0
+    """How often the call was tried again, elsewhere."""
 
 
 @runtime_checkable
@@ -114,7 +117,7 @@ class BackEnd:
         except TypeError as error:
             raise ConfigError(f"{spec.name}: {spec.location} cannot be made: {error}") from error
         self._voice = spec.voice
-        self._methods: dict[str, Callable[..., Outcome]] = {}
+        self._methods: dict[str, Callable[..., Any]] = {}
         for method in spec.methods:
             # Back-ends are chosen by name in a config, so their methods are found by name as well.
             bound = getattr(self._instance, method, None)
@@ -127,7 +130,18 @@ class BackEnd:
         and whatever a bug raises."""
         started_s = time.perf_counter()
         try:
+            outcome: Outcome = self._methods[request.method](**request.arguments)
+        except (MemoryError, TimeoutError) as error:
+            raise machine_failure(request.method, error) from error
+        return self._answered(request, outcome, time.perf_counter() - started_s)
+
+    async def answer_soon(self, request: Request) -> Answer:
+        """Answer one call as ``answer`` does; a method that is a coroutine is waited for."""
+        started_s = time.perf_counter()
+        try:
             outcome = self._methods[request.method](**request.arguments)
+            if inspect.isawaitable(outcome):
+                outcome = await outcome
         except (MemoryError, TimeoutError) as error:
             raise machine_failure(request.method, error) from error
         return self._answered(request, outcome, time.perf_counter() - started_s)

@@ -1,4 +1,4 @@
-"""Coroutines for programs without an event loop: one loop in a thread of this process."""
+"""Coroutines for programs without an event loop: each thread that asks gets a loop of its own."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_starting = threading.Lock()
-_loop: asyncio.AbstractEventLoop | None = None
+
+class _OwnLoop(threading.local):
+    """One loop per thread: a thread that served all others would cost two switches a call."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+
+
+_own = _OwnLoop()
 
 
 def run_now(work: Coroutine[object, object, T]) -> T:
-    """The result of a coroutine; blocks this thread. Not for use inside an event loop."""
+    """The result of a coroutine; blocks this thread. RuntimeError inside a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run_coroutine_threadsafe(work, _running_loop()).result()
+        if _own.loop is None or _own.loop.is_closed():
+            _own.loop = asyncio.new_event_loop()
+        return _own.loop.run_until_complete(work)
     work.close()
     raise RuntimeError("an event loop runs in this thread: await the call instead")
-
-
-def _running_loop() -> asyncio.AbstractEventLoop:
-    global _loop
-    with _starting:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="toolshed calls", daemon=True).start()
-        return _loop

@@ -8,19 +8,17 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 
+from toolshed.arrays import ByIdentity, num_bytes
 from toolshed.backend import Answer, Request
 from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.hosting import Host
-from toolshed.types import Point, Stored, StoredArray, ToolImage
-
-T = TypeVar("T")
+from toolshed.types import Point, StoredArray, ToolImage
 
 Remembered: TypeAlias = Answer | ToolRefusal
 
@@ -121,37 +119,6 @@ class RememberingHost:
 def _unpacked(answered: Remembered) -> Answer:
     if isinstance(answered, ToolRefusal):
         raise ToolRefusal(answered.reason, answered.text)
-    return dataclasses.replace(answered, queue_s=0.0, transfer_s=0.0, run_s=0.0, encode_s=0.0)
-
-
-class ByIdentity(Generic[T]):
-    """A fact about each array, kept as long as the array itself lives."""
-
-    def __init__(self) -> None:
-        self._facts: dict[int, tuple[weakref.ref[np.ndarray], T]] = {}
-
-    def get(self, array: np.ndarray) -> T | None:
-        found = self._facts.get(id(array))
-        return found[1] if found is not None and found[0]() is array else None
-
-    def put(self, array: np.ndarray, fact: T) -> None:
-        key = id(array)
-        self._facts[key] = (weakref.ref(array, lambda gone: self._drop(key, gone)), fact)
-
-    def _drop(self, key: int, gone: weakref.ref[np.ndarray]) -> None:
-        found = self._facts.get(key)
-        if found is not None and found[0] is gone:
-            del self._facts[key]
-
-
-def num_bytes(value: object) -> int:
-    """Bytes in the arrays of a value, those that it refers to included."""
-    if isinstance(value, np.ndarray | StoredArray):
-        return int(value.nbytes)
-    if isinstance(value, Stored):
-        return 0
-    if isinstance(value, tuple):
-        return sum(map(num_bytes, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return sum(num_bytes(getattr(value, each.name)) for each in dataclasses.fields(value))
-    return 0
+    return dataclasses.replace(
+        answered, queue_s=0.0, transfer_s=0.0, run_s=0.0, encode_s=0.0, num_retries=0
+    )

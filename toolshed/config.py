@@ -7,7 +7,6 @@ of the original release, whose schemas are kept byte for byte. Anything unknown 
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -232,9 +231,7 @@ def _known_words() -> str:
 
 def _config_folders() -> list[Path]:
     """configs/tools of the checkout; in an installed wheel the same files as package data."""
-    folders = [_ROOT / "configs" / "tools"]
-    if importlib.util.find_spec("toolshed._configs") is not None:
-        folders.append(Path(str(importlib.resources.files("toolshed._configs"))))
+    folders = [_ROOT / "configs" / "tools", Path(__file__).resolve().parent / "_configs"]
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -254,7 +251,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
-    """The release's ``tools:`` list; families in order of first appearance, all real."""
+    """The release's ``tools:`` list; families in order of first appearance, all real, each in the
+    tool environment that has its model."""
     entries = content["tools"]
     assert isinstance(entries, list)
     schemas: list[JsonValue] = []
@@ -264,7 +262,10 @@ def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
         schemas.append(function)
         family, _, method = str(function["name"]).partition(".")
         known_name(family, FAMILIES, "tool family")
-        shown = families.setdefault(family, {"backend": "real", "show": []})
+        environment = FAMILIES[family].back_ends["real"].environment
+        shown = families.setdefault(
+            family, {"backend": "real", "show": [], "environment": environment}
+        )
         assert isinstance(shown, dict)
         shown["show"].append(method)
     rest = {key: value for key, value in content.items() if key != "tools"}

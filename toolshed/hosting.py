@@ -27,6 +27,7 @@ class Served:
     small: frozenset[str]
     """Methods whose values hold no large arrays."""
     config: FamilyConfig
+    calls_tools: bool = False
 
     @property
     def name(self) -> str:
@@ -69,24 +70,71 @@ def served_families(config: ToolshedConfig, tools: ToolSet) -> list[Served]:
                     if each.family == name and each.is_small
                 ),
                 config=family,
+                calls_tools=contract.calls_tools,
             )
         )
     return found
 
 
+def placed(served: Served, *, local: bool) -> tuple[BackEndSpec, str | None]:
+    """Who answers for a family, and the environment that its replica must be started in.
+
+    What has another Python than ours answers through the bridge; in this process everything that
+    has an environment of its own does. ConfigError where the environment is missing or broken.
+    """
+    name = served.config.environment
+    if name is None:
+        return served.spec, None
+    from toolshed.environments import bridged, is_bridge
+
+    if not local and not is_bridge(name):
+        return served.spec, name
+    config = served.config
+    spec = bridged(
+        served.spec,
+        name,
+        timeout_s=config.run_timeout_s or config.timeout_s,
+        start_timeout_s=config.start_timeout_s,
+    )
+    return spec, None
+
+
 class LocalHost:
-    """Back-ends in this process, one call at a time."""
+    """Back-ends in this process: one call at a time, but for those that wait for others."""
 
     def __init__(self, families: Sequence[Served]) -> None:
-        self._back_ends = {each.name: BackEnd(each.spec) for each in families}
+        self._back_ends = {each.name: BackEnd(placed(each, local=True)[0]) for each in families}
 
     async def call(self, request: Request) -> Answer:
         # Sibling calls of one turn must all be resolved before the first leaves a variable behind.
         await asyncio.sleep(0)
-        return self._back_ends[request.family].answer(request)
+        return await self._back_ends[request.family].answer_soon(request)
 
     async def aclose(self) -> None:
         self.close()
 
     def close(self) -> None:
         self._back_ends.clear()
+
+
+class BesideHost:
+    """Families that call tools of their session work in the caller's process, whatever serves the
+    others: the session is here, so no call has to find its way back to it, and what they compute
+    is done in child processes anyway."""
+
+    def __init__(self, others: Host, families: Sequence[Served]) -> None:
+        self._others = others
+        self._here = LocalHost(families)
+        self._names = frozenset(each.name for each in families)
+
+    async def call(self, request: Request) -> Answer:
+        host = self._here if request.family in self._names else self._others
+        return await host.call(request)
+
+    async def aclose(self) -> None:
+        self._here.close()
+        await self._others.aclose()
+
+    def close(self) -> None:
+        self._here.close()
+        self._others.close()

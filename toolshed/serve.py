@@ -1,4 +1,4 @@
-"""python -m toolshed.serve CONFIG: start the tool actors and keep them until interrupted.
+"""toolshed serve CONFIG: start the tool actors and keep them until interrupted or stopped.
 
 Several programs may then use one set of tools: each opens the same config with ``ray_address`` set
 to the address, or to the file written here, and the same ``namespace``.
@@ -20,6 +20,8 @@ from toolshed.hosting import served_families
 from toolshed.serving.router import RayHost
 from toolshed.toolset import ToolSet
 
+_POLL_S = 0.5
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGINT or SIGTERM, or until standard input ends if asked."""
@@ -37,7 +39,8 @@ def _serve(options: argparse.Namespace) -> int:
         _announce(options)
         if options.until_stdin_closes:
             threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
-        stop.wait()
+        while not (stop.wait(_POLL_S) or host.service.ended.is_set()):
+            pass
     finally:
         if options.address_file is not None:
             options.address_file.unlink(missing_ok=True)

@@ -9,22 +9,28 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import math
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from toolshed import replies
-from toolshed.arguments import REFERENCE, check_arguments
+from toolshed.arguments import check_arguments, kind_read
 from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Priority, Request
 from toolshed.blocking import run_now
 from toolshed.caching import RememberingHost
+from toolshed.call_log import CallLog
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
-from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.hosting import Host, LocalHost, served_families
+from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
+from toolshed.hosting import BesideHost, Host, LocalHost, served_families
+from toolshed.metrics import Meter
+from toolshed.nested import NestedCalls
+from toolshed.references import parse_reference
+from toolshed.registry import backend_of
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
 from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
@@ -35,14 +41,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "ToolSet", "Toolshed"]
 
+_Order: TypeAlias = tuple[float, ...]
+"""Place of a call among those of a session: its number, then those of calls that it made."""
+_Chain: TypeAlias = tuple[str, ...]
+
 
 class Toolshed:
     """Opened tools. Sessions are cheap; the tools behind them are shared."""
 
-    def __init__(self, config: ToolshedConfig, tools: ToolSet, host: Host) -> None:
+    def __init__(
+        self,
+        config: ToolshedConfig,
+        tools: ToolSet,
+        host: Host,
+        meter: Meter | None = None,
+        log: CallLog | None = None,
+    ) -> None:
         self.config = config
         self.tools = tools
+        self.meter = Meter(tools.methods) if meter is None else meter
+        """Counts of the calls made here."""
         self._host = host
+        self._log = log
 
     @classmethod
     def open(
@@ -57,16 +77,27 @@ class Toolshed:
         if host is not None:
             loaded = replaced(loaded, {"host": host})
         tools = ToolSet.of(loaded, show)
-        families = served_families(loaded, tools)
+        served = served_families(loaded, tools)
+        here = [each for each in served if each.calls_tools]
+        families = [each for each in served if not each.calls_tools]
+        meter = Meter(tools.methods)
+        log = None if loaded.call_log is None else CallLog(loaded.call_log)
         opened: Host
         if loaded.host == "ray":
             from toolshed.serving.router import RayHost
 
             opened = RayHost(loaded, families)
+            opened.service.report(meter)
         else:
             opened = LocalHost(families)
         remembered = [each.name for each in families if each.config.cache and each.idempotent]
-        return cls(loaded, tools, RememberingHost(opened, remembered))
+        remembering: Host = RememberingHost(opened, remembered)
+        try:
+            beside = BesideHost(remembering, here) if here else remembering
+            return cls(loaded, tools, beside, meter, log)
+        except ConfigError:
+            opened.close()
+            raise
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -92,13 +123,20 @@ class Toolshed:
 
         Calls of ``interactive`` sessions go before those of others.
         """
-        return Session(self.config, self.tools, self._host, images, scene, priority)
+        meter, log = self.meter, self._log
+        return Session(self.config, self.tools, self._host, images, scene, priority, meter, log)
 
     async def aclose(self) -> None:
         await self._host.aclose()
+        self._close_log()
 
     def close(self) -> None:
         self._host.close()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> Toolshed:
         return self
@@ -135,6 +173,8 @@ class Session:
         images: Sequence[ToolImage],
         scene: int | None,
         priority: Priority,
+        meter: Meter,
+        log: CallLog | None,
     ) -> None:
         self.images: list[ToolImage] = list(images)
         """Pictures of the question, then those that tools brought."""
@@ -148,9 +188,10 @@ class Session:
         self._host = host
         self._scene = scene
         self._priority: Priority = priority
+        self._meter, self._log = meter, log
         self._id = uuid.uuid4().hex
         self._order = itertools.count()
-        self._written: dict[str, int] = {}
+        self._written: dict[str, _Order] = {}
         self._in_turn = asyncio.Lock()
         self._under_way: list[asyncio.Event] = []
         """One per call, oldest first; set when the call has left what it brought."""
@@ -180,14 +221,41 @@ class Session:
         earlier, done = tuple(self._under_way), asyncio.Event()
         self._under_way.append(done)
         try:
-            return await self._made(call, earlier)
+            result = await self._made(call, earlier, (next(self._order),), ())
         finally:
             self._under_way.remove(done)
             done.set()
+        self._meter.add(call, result, self.images)
+        if self._log is not None:
+            self._log.append(self._id, call, result)
+        return result
 
-    async def _made(self, call: ToolCall, earlier: Sequence[asyncio.Event]) -> ToolResult:
+    async def _made(
+        self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
+    ) -> ToolResult:
+        """One outcome, with the pictures of calls that the tool made itself; ``chain`` holds the
+        families whose calls this one is made by."""
+        chain = (*chain, call.name.partition(".")[0])
+        nested = NestedCalls(
+            call.id,
+            chain,
+            self._tools.methods,
+            # What a tool calls does not wait for the tool, which waits for it.
+            lambda inner, number: self._made(inner, earlier, (*order, number), chain),
+        )
+        result = await self._outcome(call, earlier, order, nested)
+        if not nested.images:
+            return result
+        return dataclasses.replace(result, images=(*nested.images, *result.images))
+
+    async def _outcome(
+        self,
+        call: ToolCall,
+        earlier: Sequence[asyncio.Event],
+        order: _Order,
+        nested: NestedCalls,
+    ) -> ToolResult:
         started_s = time.perf_counter()
-        order = next(self._order)
         try:
             method = self._method(call.name)
             for name in _names_in(call):
@@ -195,8 +263,8 @@ class Session:
             arguments = check_arguments(
                 method, call.arguments, images=self.images, variables=self.variables
             )
-            kind = self._kind_read(method, call)
-            answer = await self._answer(method, arguments, kind)
+            kind = kind_read(method, call.arguments, self.variables)
+            answer = await self._answer(method, arguments, kind, nested)
             self.variables.check(answer.variables)
         except ToolRefusal as refusal:
             return self._refused(call, refusal, started_s)
@@ -210,6 +278,7 @@ class Session:
                 reason=failure.reason,
                 text=failure.text,
                 timings=Timings(total_s=time.perf_counter() - started_s),
+                num_retries=failure.num_retries,
             )
         if answer.images:
             # Pictures are numbered in the order of the calls, which is how the model reads them.
@@ -247,20 +316,14 @@ class Session:
             raise ToolRefusal("unknown_tool", f"unknown tool {name[:60]!r}; tools: {listed}")
         return method
 
-    def _kind_read(self, method: Method, call: ToolCall) -> str:
-        """Kind of the variable that a call hands to the first array of its method."""
-        for parameter in method.visible:
-            written = call.arguments[parameter.schema_name]
-            if parameter.array is not None:
-                is_name = isinstance(written, str) and written.startswith("$")
-                return self.variables[str(written)[1:]].kind if is_name else "array"
-        return ""
-
-    async def _answer(self, method: Method, arguments: dict[str, object], kind_read: str) -> Answer:
+    async def _answer(
+        self, method: Method, arguments: dict[str, object], kind_read: str, nested: NestedCalls
+    ) -> Answer:
+        tools = {each.name: nested for each in method.parameters if each.role == "tools"}
         request = Request(
             family=method.family,
             method=method.name,
-            arguments=arguments,
+            arguments={**arguments, **tools},
             kind_read=kind_read,
             priority=self._priority,
             session=self._id,
@@ -269,23 +332,35 @@ class Session:
         if not worlds:
             return await self._host.call(request)
         async with self._in_turn:
-            world = self.world
-            if world is None:
-                raise ToolRefusal("no_world", "there is no robot in this conversation")
-            given = {**arguments, worlds[0]: world}
+            given = {**request.arguments, worlds[0]: self._acted_in(method.family)}
             answer = await self._host.call(dataclasses.replace(request, arguments=given))
-            (after,) = [each for each in answer.variables if each.name == WORLD]
-            self.variables.keep(after)
+            for after in answer.variables:
+                if after.name == WORLD:
+                    self.variables.keep(after)
             return answer
 
-    def _accepted(self, call: ToolCall, order: int, answer: Answer, started_s: float) -> ToolResult:
+    def _acted_in(self, family: str) -> WorldState | ToolImage | None:
+        """What a robot gets to see and change; nothing where it stands in a room of its own."""
+        acts_in = backend_of(family, self._config.families[family].backend).acts_in
+        if acts_in == "room":
+            return None
+        given = self.images[0] if acts_in == "picture" and self.images else self.world
+        if given is None:
+            raise ToolRefusal("no_world", "there is no robot in this conversation")
+        return given
+
+    def _accepted(
+        self, call: ToolCall, order: _Order, answer: Answer, started_s: float
+    ) -> ToolResult:
+        # A call writes after the calls that it made.
+        order = (*order, math.inf)
         text = answer.text
         if answer.images:
             text = text.replace(IMAGE_INDEX, str(len(self.images)))
         self.images.extend(answer.images)
         for variable in answer.variables:
             # The world was set in the order of its calls, which is the order of the actions.
-            if variable.name != WORLD and order >= self._written.get(variable.name, -1):
+            if variable.name != WORLD and order >= self._written.get(variable.name, ()):
                 self._written[variable.name] = order
                 self.variables.keep(variable)
         return ToolResult(
@@ -303,10 +378,12 @@ class Session:
                 encode_s=answer.encode_s,
                 total_s=time.perf_counter() - started_s,
             ),
+            num_retries=answer.num_retries,
         )
 
 
 def _names_in(call: ToolCall) -> list[str]:
     """Names of variables that a call passes on."""
     written = [each for each in call.arguments.values() if isinstance(each, str)]
-    return [match[1] for each in written if (match := REFERENCE.match(each)) is not None]
+    found = [parse_reference(each) for each in written if each.startswith("$")]
+    return [each.name for each in found if each is not None]

@@ -72,7 +72,10 @@ def _own_specs(config: ToolshedConfig) -> list[ToolSpec]:
                 f"family {name!r}: its contract {contract.__qualname__} is named "
                 f"{contract.name!r}; write that name as the key"
             )
-        specs += specs_of(contract, family.show)
+        for method in family.exclude_methods:
+            known_name(method, methods_of(contract), f"{name} method")
+        shown = specs_of(contract, family.show)
+        specs += [each for each in shown if each.method not in family.exclude_methods]
     return specs
 
 

@@ -165,8 +165,12 @@ class Segmentation:
     mask: npt.NDArray[np.bool_]
     """Shape (H, W) of the picture."""
     score: float
-    """Predicted IoU in [0, 1]."""
+    """Predicted IoU of ``mask``, in [0, 1]."""
     points: tuple[Point, ...]
+    whole_score: float | None = None
+    """Predicted IoU of the mask before it was eroded; None where that is ``score``."""
+    too_thin: bool = False
+    """Erosion would have left nothing, so that the mask was left whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +200,8 @@ class DepthEstimate:
     focal_length_px: float
     points: npt.NDArray[np.float32] | None = None
     """Shape (N, 3), metres, camera frame; row-major pixels, invalid ones dropped."""
-    source: Literal["estimated", "robot"] = "estimated"
+    source: Literal["estimated", "robot", "hardware"] = "estimated"
+    """``robot`` is the simulated one, ``hardware`` one that stands in a room."""
     known: KnownDepth | None = None
     """Of the cloud where there is one, else of the map; None where nothing is known."""
 
@@ -255,6 +260,7 @@ class RobotAction:
     execution_time_s: float
     image: ToolImage | None = None
     """What the camera sees afterwards."""
+    source: Literal["robot", "hardware"] = "robot"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,6 +278,25 @@ class TextReply:
     """Pictures that join the conversation."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeRun:
+    """What a program did."""
+
+    result: float | list[Json] | npt.NDArray[np.generic] | ToolImage | None
+    """Where it is something that a session keeps."""
+    text: str
+    """Beginning of the result's printed form; empty where there is none."""
+    text_length: int
+    """Characters of the whole printed form."""
+    stdout: str
+    stderr: str
+    """With the traceback of the program's error."""
+    level: str
+    """Sandbox that it ran in."""
+    calls: tuple[str, ...] = ()
+    """Tools that it called."""
+
+
 ToolValue = (
     Detections
     | Segmentation
@@ -281,6 +306,7 @@ ToolValue = (
     | GraspEstimate
     | RobotAction
     | CapturedImage
+    | CodeRun
     | TextReply
 )
 
@@ -291,7 +317,8 @@ class Variable:
 
     name: str
     kind: str
-    """``depth_map mask point_cloud points pose box number image world``."""
+    """``depth_map mask point_cloud points pose box number image world``; ``array`` and ``list`` are
+    what code made, and taken where a literal of the same form would be."""
     value: object
     """A number, text, points, an array or where it is stored, a picture, the world."""
 
@@ -316,6 +343,8 @@ class ToolResult:
     images: tuple[ToolImage, ...] = ()
     """Pictures that join the conversation, in order."""
     timings: Timings = field(default_factory=Timings)
+    num_retries: int = 0
+    """How often the call was tried again, elsewhere."""
 
     @property
     def value(self) -> ToolValue | None:

@@ -1,4 +1,4 @@
-"""What a session keeps for its model under ``$names``: owned by it, bounded, and gone after a while."""
+"""What a session keeps for its model under ``$names``: its own, bounded, expiring."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 
-from toolshed.caching import num_bytes
+from toolshed.arrays import num_bytes
 from toolshed.errors import ToolRefusal
 from toolshed.types import Variable
 

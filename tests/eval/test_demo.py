@@ -71,9 +71,9 @@ def test_apart_can_fail() -> None:
 
 
 def test_a_data_set_looks_at_few_scenes_for_a_question(tmp_path: Path) -> None:
-    for order in demo_data.orders("test", 3, True):
-        make_questions(order, tmp_path, name="q")
-    numbers = [int(path.stem.split("-")[2]) for path in (tmp_path / "images").glob("*[0-9].png")]
+    for part, order in enumerate(demo_data.orders("test", 3, True)):
+        make_questions(order, tmp_path, name=f"q{part}")
+    numbers = [int(path.stem.split("-")[2]) for path in tmp_path.glob("q*_images/*[0-9].png")]
     spans = [demo_data.scenes_of(order) for order in demo_data.orders("test", 3, True)]
     assert numbers
     assert all(any(number in span for span in spans) for number in numbers)

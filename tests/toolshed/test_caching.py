@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toolshed.threads import joined, started
+from toolshed.arrays import ByIdentity, num_bytes
 from toolshed.backend import Answer, Request
-from toolshed.caching import ByIdentity, RememberingHost, num_bytes
+from toolshed.caching import RememberingHost
 from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.types import TextReply
 

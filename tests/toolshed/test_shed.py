@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolshed.fake_tools import HERE, FakeDepth, picture
-from toolshed.caching import ByIdentity
+from toolshed.arrays import ByIdentity
 from toolshed.config import ToolshedConfig, parse_tools, replaced
 from toolshed.shed import Session, Toolshed
 from toolshed.tabletop.state import WorldState

@@ -18,6 +18,7 @@ from toolshed.errors import ConfigError
 from toolshed.serving.kept import forget_wanted, living_replicas, load_wanted, save_wanted
 from toolshed.serving.registry import GroupSpec, Registry, SeatReport, State
 from toolshed.serving.replica import Health, Replica, Started, num_threads
+from toolshed.serving.reports import ReportDesk
 
 NAME = "toolshed/control"
 HEALTH_GROUP = "health"
@@ -82,13 +83,14 @@ class Seat:
         return None if num > self.group.restarts else _PAUSES_S[min(num, len(_PAUSES_S)) - 1]
 
 
-class Control:
+class Control(ReportDesk):
     """An async actor, one per namespace; every public method answers at once or waits."""
 
     def __init__(
         self, namespace: str, groups: Sequence[GroupSpec], placement: Any, lease_s: float
     ) -> None:
         self._namespace = namespace
+        super().__init__({each.key: each.names for each in groups})
         self._groups = {each.key: each for each in groups}
         self._placement = placement
         self._lease_s = lease_s

@@ -13,7 +13,8 @@ from typing import Any
 
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure
-from toolshed.hosting import Served
+from toolshed.hosting import Served, placed
+from toolshed.metrics import Meter
 from toolshed.serving.cluster import Cluster
 from toolshed.serving.control import GIVEN_UP, NAME, Control
 from toolshed.serving.members import Member
@@ -21,6 +22,7 @@ from toolshed.serving.placement import check_room, reserve
 from toolshed.serving.pool import Pool
 from toolshed.serving.registry import GroupSpec, Registry, SeatReport
 from toolshed.serving.replica import BACKLOG, FamilySettings
+from toolshed.serving.reporter import Reporter
 
 _RECONNECT_S = 0.2
 
@@ -30,8 +32,8 @@ class Service:
 
     def __init__(self, config: ToolshedConfig, families: Sequence[Served], *, serve: bool) -> None:
         self._config = config
-        self._groups = groups_of(families)
         self._joined = config.ray_address is not None and not serve
+        self._groups = groups_of(families, joined=self._joined)
         # Others join by name; what nobody is to join must not be in anybody's way.
         is_shared = serve or self._joined
         self._namespace = config.namespace if is_shared else f"toolshed-{uuid.uuid4().hex}"
@@ -39,6 +41,9 @@ class Service:
         self._key_of = {each.name: _process_of(each) for each in families}
         self._members: dict[str, Member] = {}
         self._control: Any = None
+        self.ended = threading.Event()
+        """Set when somebody else has stopped these tools."""
+        self._reporter: Reporter | None = None
         self._closed = threading.Event()
         _say("joining" if self._joined else "starting", "Ray")
         Cluster.enter(config, sum(each.cpus * each.replicas for each in self._groups))
@@ -65,6 +70,10 @@ class Service:
         """Have a replica's health asked for at once."""
         self._control.look_at.remote(member.name)
 
+    def report(self, meter: Meter) -> None:
+        """Tell once a second, from a thread of its own, what a meter counts."""
+        self._reporter = Reporter(self._control, meter, self._pools, self._key_of)
+
     def close(self) -> None:
         """End what was started here; the cluster ends with its last user."""
         import ray
@@ -72,6 +81,8 @@ class Service:
         if self._closed.is_set():
             return
         self._closed.set()
+        if self._reporter is not None:
+            self._reporter.close()
         if self._control is not None and not self._joined:
             try:
                 ray.get(self._control.stop.remote(), timeout=20)
@@ -166,6 +177,9 @@ class Service:
             try:
                 registry: Registry = ray.get(self._control.watch.remote(version))
             except ray.exceptions.RayError:
+                if self._is_over():
+                    self._end()
+                    return
                 # Ray is starting it again; callers go on with the replicas that they know.
                 self._closed.wait(_RECONNECT_S)
                 continue
@@ -174,6 +188,22 @@ class Service:
             if registry.version != version and not self._closed.is_set():
                 version = registry.version
                 self._heard(registry)
+
+    def _is_over(self) -> bool:
+        """Whether somebody has ended these tools for good."""
+        import ray
+
+        try:
+            ray.get_actor(NAME, namespace=self._namespace)
+        except ValueError:
+            return True
+        return False
+
+    def _end(self) -> None:
+        text = "these tools were stopped, or nobody renewed their lease; start them again"
+        for pool in self._pools.values():
+            pool.update((), ToolFailure("stopped", text))
+        self.ended.set()
 
     def _heard(self, registry: Registry) -> None:
         known, self._members = self._members, {}
@@ -190,47 +220,57 @@ class Service:
             pool.update(members, _lost(seats))
 
 
-def groups_of(families: Sequence[Served]) -> tuple[GroupSpec, ...]:
-    """Families by process word; what they share is the largest that one of them asks for."""
+def groups_of(families: Sequence[Served], *, joined: bool) -> tuple[GroupSpec, ...]:
+    """Families by process word; what they share is the largest that one of them asks for.
+
+    Where they are ``joined`` somebody else has placed them in their environments.
+    """
     by_process: dict[str, list[Served]] = {}
     for each in families:
         by_process.setdefault(_process_of(each), []).append(each)
-    return tuple(_group(key, members) for key, members in by_process.items())
+    return tuple(_group(key, members, joined=joined) for key, members in by_process.items())
 
 
-def _group(key: str, families: Sequence[Served]) -> GroupSpec:
+def _group(key: str, families: Sequence[Served], *, joined: bool) -> GroupSpec:
     configs = [each.config for each in families]
-    run_timeouts = [each.run_timeout_s or each.timeout_s for each in configs]
-    settings = tuple(
-        FamilySettings(
-            spec=each.spec,
-            max_batch_size=each.config.max_batch_size,
-            max_wait_s=each.config.max_wait_ms / 1000,
-            may_repeat=each.idempotent,
-        )
-        for each in families
-    )
-    environments = {each.environment for each in configs}
+    found = [(each.spec, None) if joined else placed(each, local=False) for each in families]
+    environments = {environment for _, environment in found}
     if len(environments) > 1:
         names = ", ".join(each.name for each in families)
         raise ConfigError(f"{names} share the process {key!r}, so they need one environment")
-    environment = environments.pop()
     return GroupSpec(
         key=key,
-        families=settings,
+        families=tuple(
+            FamilySettings(
+                spec=spec,
+                max_batch_size=each.config.max_batch_size,
+                max_wait_s=each.config.max_wait_ms / 1000,
+                may_repeat=each.idempotent,
+            )
+            for each, (spec, _) in zip(families, found, strict=True)
+        ),
         slots=configs[0].slots,
         replicas=max(each.replicas for each in configs),
         cpus=max(each.cpus for each in configs),
         gpus=max(each.gpus for each in configs),
         start_timeout_s=max(each.start_timeout_s for each in configs),
-        run_timeout_s=max(run_timeouts),
+        run_timeout_s=max(map(_run_timeout_s, families)),
         restarts=max(each.restarts for each in configs),
-        runtime_env={} if environment is None else _runtime_env(environment, families),
+        runtime_env=_runtime_env(environments.pop(), families),
     )
 
 
-def _runtime_env(environment: str, families: Sequence[Served]) -> dict[str, Any]:
+def _run_timeout_s(family: Served) -> float:
+    config = family.config
+    timeout_s = config.run_timeout_s or config.timeout_s
+    # Behind the bridge the first call after a child's death also loads the model again.
+    return timeout_s + (config.start_timeout_s if config.environment is not None else 0.0)
+
+
+def _runtime_env(environment: str | None, families: Sequence[Served]) -> dict[str, Any]:
     """What Ray needs to start replicas in a tool environment, which is checked first."""
+    if environment is None:
+        return {}
     from toolshed.environments import runtime_env
 
     modules = [each.spec.location.partition(":")[0] for each in families]

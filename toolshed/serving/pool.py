@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from toolshed.backend import Priority
 from toolshed.errors import ToolFailure
 from toolshed.serving.members import Durations, Member
+from toolshed.serving.reports import Load
 from toolshed.serving.turns import TwoClasses
 
 _AHEAD_S = 0.004
@@ -58,6 +59,15 @@ class Pool:
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
+
+    def load(self) -> Load:
+        """How busy this program keeps these replicas."""
+        with self._lock:
+            return Load(
+                interactive=self._waiting.num("interactive"),
+                rollout=self._waiting.num("rollout"),
+                running=sum(each.num_running for each in self._members),
+            )
 
     def update(self, members: Sequence[Member], lost: ToolFailure | None) -> None:
         """Other replicas from now on; ``lost`` says why none will ever be ready."""

@@ -53,6 +53,8 @@ class Started:
 class Health:
     """What a replica says of itself."""
 
+    node: str
+    """Name of the machine."""
     process_id: int
     num_accepted: int
     """Calls that are here now."""
@@ -98,6 +100,7 @@ class Replica:
     def health(self) -> Health:
         """Called in a concurrency group of its own, so that work cannot delay it."""
         return Health(
+            node=os.uname().nodename,
             process_id=os.getpid(),
             num_accepted=self._num_accepted,
             num_waiting=self._turns.num_waiting,
@@ -113,8 +116,25 @@ class Replica:
         """Take no more calls; those that are here are finished."""
         self._draining = True
 
-    def call(self, asked: Asked) -> tuple[Told, Buffers]:
-        """Answer one call; every end of it but the death of this process is told."""
+    def call(self, fields: list[Any]) -> tuple[list[Any], Buffers]:
+        """Answer one call (the fields of an Asked) with the fields of a Told, and with its large
+        buffers; every end of it but the death of this process is told."""
+        told, stored = self._told(Asked(*fields))
+        return list(told), stored
+
+    def call_small(self, fields: list[Any]) -> list[Any]:
+        """The same for methods whose replies have no large arrays: one part is cheaper than two."""
+        told, stored = self._told(Asked(*fields))
+        if stored is None:
+            return list(told)
+        assert told.buffers is not None, "what has a second part has a first"
+        pairs = zip(told.buffers, stored, strict=True)
+        buffers = [far if near is None else near for near, far in pairs]
+        return list(told._replace(buffers=buffers))
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _told(self, asked: Asked) -> tuple[Told, Buffers]:
         began_s = time.perf_counter()
         with self._lock:
             if self._draining or self._num_accepted >= self._capacity:
@@ -129,18 +149,6 @@ class Replica:
             with self._lock:
                 self._num_accepted -= 1
         return told._replace(total_s=time.perf_counter() - began_s), stored
-
-    def call_small(self, asked: Asked) -> Told:
-        """The same for methods whose replies have no large arrays: one part is cheaper than two."""
-        told, stored = self.call(asked)
-        if stored is None:
-            return told
-        assert told.buffers is not None, "what has a second part has a first"
-        pairs = zip(told.buffers, stored, strict=True)
-        buffers = [far if near is None else near for near, far in pairs]
-        return told._replace(buffers=buffers)
-
-    # ---- inside --------------------------------------------------------------------------------
 
     def _start(self, families: Sequence[FamilySettings]) -> Started:
         user_error = ""

@@ -8,6 +8,7 @@ and the family is idempotent; then it fails with a reason. Awaiting costs no thr
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,7 @@ class RayHost:
         until_s = made_s + budget_s
         queue_s = 0.0
         avoid: Member | None = None
-        retries_left = int(served.idempotent)
+        num_retries = 0
         while True:
             asked_s = time.monotonic()
             member = await pool.acquire(request.priority, request.session, until_s, avoid)
@@ -63,9 +64,11 @@ class RayHost:
             try:
                 told, stored = await self._ask(pool, member, request, served, until_s)
             except _Lost as lost:
-                if not lost.retry or not retries_left or time.monotonic() >= until_s:
+                may_retry = lost.retry and served.idempotent and not num_retries
+                if not may_retry or time.monotonic() >= until_s:
+                    lost.failure.num_retries = num_retries
                     raise lost.failure from None
-                retries_left -= 1
+                num_retries += 1
                 avoid = member
                 continue
             finally:
@@ -74,7 +77,8 @@ class RayHost:
                 # Not taken, so this was no attempt.
                 continue
             transfer_s = max(0.0, time.monotonic() - sent_s - told.total_s)
-            return _answer(told, stored, request.key, queue_s, transfer_s)
+            answer = _answer(told, stored, request.key, queue_s, transfer_s)
+            return dataclasses.replace(answer, num_retries=num_retries) if num_retries else answer
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
@@ -101,9 +105,9 @@ class RayHost:
             budget_s=remaining_s,
         )
         if request.method in served.small:
-            reference, stored = member.call_small.remote(asked), None
+            reference, stored = member.call_small.remote(list(asked)), None
         else:
-            reference, stored = member.call_large.remote(asked)
+            reference, stored = member.call_large.remote(list(asked))
         told = await self._awaited(pool, member, request, reference, remaining_s)
         if told.word == "busy":
             if told.reason == "draining":
@@ -128,7 +132,7 @@ class RayHost:
         reply = asyncio.wrap_future(reference.future())
         alarm = asyncio.get_running_loop().call_later(remaining_s + _GRACE_S, reply.cancel)
         try:
-            told: Told = await reply
+            fields: list[Any] = await reply
         except asyncio.CancelledError:
             # Either the reply by its alarm, or this whole call by its owner. Whichever it was, the
             # replica still works on it: its slot is free when it answers.
@@ -157,7 +161,7 @@ class RayHost:
             raise _Lost(ToolFailure("ray_error", text), retry=True) from None
         finally:
             alarm.cancel()
-        return told
+        return Told(*fields)
 
 
 def _is_cancelled() -> bool:

@@ -29,6 +29,10 @@ class TwoClasses:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
+    def num(self, priority: Priority) -> int:
+        """How many of one class wait."""
+        return len(self._queues[priority])
+
     def append(self, waiter: object, priority: Priority) -> None:
         self._queues[priority].append(waiter)
 
