@@ -80,6 +80,8 @@ class ToolshedConfig(_Strict):
     """Ray namespace of running tools."""
     pack: Literal["none", "node", "strict"] = "none"
     """Placement of the replicas: anywhere, on as few nodes as can be, on one node."""
+    lease_s: float = Field(default=60.0, gt=0)
+    """Tools end by themselves when no program has asked after them for so long."""
     call_log: str | None = None
     """File to which one JSON line per call is appended."""
     max_variables: int = Field(default=64, ge=1)

@@ -20,7 +20,7 @@ def started(work: Callable[[], object]) -> threading.Thread:
 
 
 def until(true: Callable[[], bool]) -> None:
-    for _ in range(6000):
+    for _ in range(12_000):
         if true():
             return
         time.sleep(0.005)

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from toolshed.errors import ConfigError
+from toolshed.serving.kept import forget_wanted, living_replicas, load_wanted, save_wanted
 from toolshed.serving.registry import GroupSpec, Registry, SeatReport, State
 from toolshed.serving.replica import Health, Replica, Started, num_threads
 from toolshed.serving.reports import ReportDesk
 
 NAME = "toolshed/control"
 HEALTH_GROUP = "health"
-LEASE_S = 60.0
+GIVEN_UP = "given up after several starts: "
 _HEALTH_PERIOD_S = 0.5
 _HEALTH_TIMEOUT_S = 5.0
 _BUDGET_WINDOW_S = 600.0
@@ -94,6 +94,8 @@ class Control(ReportDesk):
         self._groups = {each.key: each for each in groups}
         self._placement = placement
         self._lease_s = lease_s
+        # Who asks keeps the lease; so nobody is kept waiting for as long as that.
+        self._watch_s = min(_WATCH_S, lease_s / 3)
         self._renewed_s = time.monotonic()
         self._seats: list[Seat] = []
         # Never one that a caller knows from before a restart of this actor.
@@ -101,17 +103,22 @@ class Control(ReportDesk):
         self._changed = asyncio.Condition()
         self._is_started = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Where Ray has started this actor again, there may be nobody left who would.
+        _current_actor().start.remote()
 
     async def start(self) -> None:
-        """Fill every place; called once, also after Ray has started this actor again."""
+        """Fill every place; works once in each life of this actor."""
         if self._is_started:
             return
         self._is_started = True
-        living = _living(self._namespace)
-        wanted = _load_wanted(self._namespace)
+        living = living_replicas(self._namespace)
+        wanted = load_wanted(self._namespace)
         for group in self._groups.values():
-            for index in range(wanted.get(group.key, group.replicas)):
-                self._open_seat(group, index, living.get((group.key, index)))
+            for index in wanted.get(group.key, range(group.replicas)):
+                self._open_seat(group, index, living.pop((group.key, index), None))
+        for (key, index), adopted in living.items():
+            # It was leaving when the earlier life ended.
+            self._open_seat(self._groups[key], index, adopted, leaving=True)
         self._spawn(self._watch_lease())
         await self._tell()
 
@@ -121,10 +128,9 @@ class Control(ReportDesk):
     async def watch(self, version: int) -> Registry:
         """The registry, as soon as it is another than ``version``; renews the lease."""
         self._renewed_s = time.monotonic()
-        # After Ray has started this actor again, the first caller to come back wakes it.
         await self.start()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_WATCH_S), self._changed:
+            async with asyncio.timeout(self._watch_s), self._changed:
                 await self._changed.wait_for(lambda: self._version != version)
         return await self.registry()
 
@@ -146,8 +152,7 @@ class Control(ReportDesk):
         free = (index for index in range(10_000) if index not in used)
         for _ in range(replicas - len(staying)):
             self._open_seat(group, next(free), None)
-        _save_wanted(self._namespace, {**_load_wanted(self._namespace), group.key: replicas})
-        await self._tell()
+        await self._settle(group)
 
     async def drain(self, family: str, index: int) -> None:
         """Let one replica finish its calls, then end it; its place is not filled again."""
@@ -157,7 +162,7 @@ class Control(ReportDesk):
             known = ", ".join(str(each.index) for each in self._seats_of(group))
             raise ConfigError(f"{family} has no replica {index}; it has {known or 'none'}")
         self._leave(found[0])
-        await self._tell()
+        await self._settle(group)
 
     async def stop(self) -> None:
         """End all replicas; whoever calls this ends this actor afterwards."""
@@ -171,13 +176,21 @@ class Control(ReportDesk):
             seat.enter("dead", "stopped")
         if self._placement is not None:
             ray.util.remove_placement_group(self._placement)
-        _forget_wanted(self._namespace)
+        forget_wanted(self._namespace)
         await self._tell()
 
     # ---- one place -----------------------------------------------------------------------------
 
-    def _open_seat(self, group: GroupSpec, index: int, adopted: tuple[int, Any] | None) -> None:
+    def _open_seat(
+        self,
+        group: GroupSpec,
+        index: int,
+        adopted: tuple[int, Any] | None,
+        *,
+        leaving: bool = False,
+    ) -> None:
         seat = Seat(group, index)
+        seat.leaving = leaving
         if adopted is not None:
             seat.generation, seat.actor = adopted
         self._seats.append(seat)
@@ -196,7 +209,7 @@ class Control(ReportDesk):
                 return
             pause_s = None if seat.user_error else seat.pause_s()
             if pause_s is None:
-                given_up = "" if seat.user_error else "given up after several starts: "
+                given_up = "" if seat.user_error else GIVEN_UP
                 seat.enter("dead", given_up + reason, user_error=seat.user_error)
                 await self._tell()
                 return
@@ -209,7 +222,7 @@ class Control(ReportDesk):
         """Start a replica, or meet one that runs; why it did not come, None when it is ready."""
         from ray import exceptions
 
-        seat.enter("starting")
+        seat.enter("starting", seat.reason)
         await self._tell()
         try:
             if seat.actor is None:
@@ -330,7 +343,13 @@ class Control(ReportDesk):
         while time.monotonic() - self._renewed_s < self._lease_s:
             await asyncio.sleep(min(1.0, self._lease_s / 4))
         await self.stop()
-        ray.actor.exit_actor()
+        ray.kill(_current_actor(), no_restart=True)
+
+    async def _settle(self, group: GroupSpec) -> None:
+        """Keep which places are to be filled, for the next life of this actor, and tell of it."""
+        staying = [each.index for each in self._seats_of(group) if not each.leaving]
+        save_wanted(self._namespace, {**load_wanted(self._namespace), group.key: staying})
+        await self._tell()
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -355,45 +374,14 @@ class Control(ReportDesk):
         return sorted(found, key=lambda each: each.index)
 
 
-# ---- what survives the control actor -----------------------------------------------------------
-
-
-def _living(namespace: str) -> dict[tuple[str, int], tuple[int, Any]]:
-    """Replicas of an earlier life, by group and index: generation and actor; the newest of each."""
+def _current_actor() -> Any:
     import ray
 
-    found: dict[tuple[str, int], tuple[int, Any]] = {}
-    for entry in ray.util.list_named_actors(all_namespaces=True):
-        parts = entry["name"].split("/")
-        if entry["namespace"] != namespace or len(parts) != 4:
-            continue
-        key, index, generation = parts[1], int(parts[2]), int(parts[3])
-        with contextlib.suppress(ValueError):
-            actor = ray.get_actor(entry["name"], namespace=namespace)
-            if generation >= found.get((key, index), (0, None))[0]:
-                found[(key, index)] = (generation, actor)
-    return found
-
-
-def _load_wanted(namespace: str) -> dict[str, int]:
-    """How many replicas ``scale`` asked for, by group."""
-    from ray.experimental import internal_kv
-
-    kept = internal_kv._internal_kv_get(f"toolshed/{namespace}/wanted")
-    return {} if kept is None else json.loads(kept)
-
-
-def _save_wanted(namespace: str, wanted: dict[str, int]) -> None:
-    from ray.experimental import internal_kv
-
-    internal_kv._internal_kv_put(f"toolshed/{namespace}/wanted", json.dumps(wanted))
-
-
-def _forget_wanted(namespace: str) -> None:
-    from ray.experimental import internal_kv
-
-    internal_kv._internal_kv_del(f"toolshed/{namespace}/wanted")
+    return ray.get_runtime_context().current_actor
 
 
 def _last_line(error: object) -> str:
-    return str(error).strip().split("\n")[-1]
+    """What Ray says last is the error itself, except of a process that was killed."""
+    lines = [each.strip() for each in str(error).strip().split("\n")]
+    told = [each for each in lines if not each.startswith("The actor never ran")]
+    return (told or lines)[-1]

@@ -16,7 +16,7 @@ from toolshed.errors import ConfigError, ToolFailure
 from toolshed.hosting import Served, placed
 from toolshed.metrics import Meter
 from toolshed.serving.cluster import Cluster
-from toolshed.serving.control import LEASE_S, NAME, Control
+from toolshed.serving.control import GIVEN_UP, NAME, Control
 from toolshed.serving.members import Member
 from toolshed.serving.placement import check_room, reserve
 from toolshed.serving.pool import Pool
@@ -107,7 +107,8 @@ class Service:
             max_concurrency=1000,
         )
         try:
-            control = actor.remote(self._namespace, self._groups, placement, LEASE_S)
+            lease_s = self._config.lease_s
+            control = actor.remote(self._namespace, self._groups, placement, lease_s)
         except ValueError as error:
             raise ConfigError(
                 f"namespace {self._namespace!r} is being served already; stop those tools, or "
@@ -141,7 +142,7 @@ class Service:
             version = registry.version
             for group in self._groups:
                 seats = registry.of_group(group.key)
-                _check_alive(group, seats)
+                _check_alive(seats, joined=self._joined)
                 if group.key not in told and _is_ready(group, seats, joined=self._joined):
                     told.add(group.key)
                     num, took_s = len(seats), time.perf_counter() - started_s
@@ -307,19 +308,24 @@ def _is_ready(group: GroupSpec, seats: Sequence[SeatReport], *, joined: bool) ->
     return num_ready > 0 if joined else num_ready >= group.replicas
 
 
-def _check_alive(group: GroupSpec, seats: Sequence[SeatReport]) -> None:
-    """Raise what keeps a group from ever being ready, by whose fault it is."""
-    for seat in seats:
-        if seat.state == "dead" or (seat.state == "down" and seat.num_restarts == 1):
-            raise _error_of(seat)
+def _check_alive(seats: Sequence[SeatReport], *, joined: bool) -> None:
+    """Raise what keeps a group from ever being ready, by whose fault it is. Of tools that others
+    started one replica is enough; where we start them, the first that does not come says why."""
+    if joined:
+        hopeless = [each for each in seats if each.state == "dead"]
+        hopeless = hopeless if len(hopeless) == len(seats) else []
+    else:
+        hopeless = [each for each in seats if each.state != "ready" and each.reason]
+    if hopeless:
+        raise _error_of(hopeless[0])
 
 
 def _error_of(seat: SeatReport) -> ConfigError | ToolFailure:
-    reason, _, text = seat.reason.removeprefix("given up after several starts: ").partition(": ")
+    given_up = seat.reason.startswith(GIVEN_UP)
+    reason, _, text = seat.reason.removeprefix(GIVEN_UP).partition(": ")
     if seat.user_error:
         return ConfigError(text)
-    prefix = "given up after several starts: " if seat.state == "dead" else ""
-    return ToolFailure(reason, prefix + text)
+    return ToolFailure(reason, GIVEN_UP + text if given_up else text)
 
 
 def _lost(seats: Sequence[SeatReport]) -> ToolFailure | None:

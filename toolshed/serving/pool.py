@@ -125,11 +125,11 @@ class Pool:
             member.num_running -= 1
             self._hand_out()
 
-    def full(self, member: Member) -> None:
+    def full(self, member: Member, pause_s: float = _BUSY_PAUSE_S) -> None:
         """The replica did not take a call: others use it as well. It is asked again soon."""
         with self._lock:
-            member.full_until_s = time.monotonic() + _BUSY_PAUSE_S
-        asyncio.get_running_loop().call_later(_BUSY_PAUSE_S, self._look_again)
+            member.full_until_s = time.monotonic() + pause_s
+        asyncio.get_running_loop().call_later(pause_s, self._look_again)
 
     def occupied(self, member: Member) -> None:
         """A call that nobody waits for any more is still there."""

@@ -46,7 +46,7 @@ class SeatReport:
     """Seconds in this state."""
     num_restarts: int
     reason: str = ""
-    """Why it is down or dead."""
+    """Why it is not ready, or was lost before this start."""
     user_error: bool = False
     """Whether the reason is the user's to mend."""
     actor: Any = None

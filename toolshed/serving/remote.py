@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from toolshed.errors import ConfigError, ToolFailure
@@ -10,12 +11,21 @@ from toolshed.serving.control import NAME
 from toolshed.serving.registry import Registry
 
 _TIMEOUT_S = 20.0
+_PAUSE_S = 0.2
 
 
 def status(address: str, namespace: str = "toolshed") -> Registry:
     """Every replica of the tools served at an address, or at the file that names it."""
-    registry: Registry = _asked(address, namespace, "registry")
-    return registry
+    until_s = time.monotonic() + _TIMEOUT_S
+    while True:
+        try:
+            registry: Registry = _asked(address, namespace, "registry")
+            return registry
+        except ToolFailure:
+            # Where it was lost, Ray starts it again within seconds.
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def scale(address: str, family: str, replicas: int, namespace: str = "toolshed") -> None:

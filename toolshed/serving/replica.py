@@ -161,7 +161,7 @@ class Replica:
                     max_wait_s=each.max_wait_s,
                     may_repeat=each.may_repeat,
                 )
-        except (ConfigError, ImportError) as error:
+        except (ConfigError, ImportError, FileNotFoundError) as error:
             user_error = str(error)
         tools = tuple(f"{each.spec.name}.{name}" for each in families for name in each.spec.methods)
         return Started(tools=tools, user_error=user_error)

@@ -25,6 +25,9 @@ from toolshed.serving.wire import Asked, Outbox, Told, answer_of
 _GRACE_S = 0.25
 """Longer than its budget a call waits for a replica that itself watches the budget."""
 
+_UNREACHABLE_PAUSE_S = 1.0
+"""A replica that could not be reached is tried again after this, unless it was replaced."""
+
 
 class _Lost(Exception):
     """A call was lost with its replica; ``retry`` says whether another replica may do better."""
@@ -141,6 +144,12 @@ class RayHost:
             pool.went_wrong(member)
             text = f"{request.name} did not answer within its {remaining_s:.3g} s"
             raise _Lost(ToolFailure("timeout", text), retry=True) from None
+        except exceptions.ActorUnavailableError as error:
+            # It may come back, and nobody would tell of that: so it is not given up here.
+            pool.full(member, _UNREACHABLE_PAUSE_S)
+            self.service.look_at(member)
+            text = f"the replica of {request.name} cannot be reached: {_first_line(error)}"
+            raise _Lost(ToolFailure("replica_died", text), retry=True) from None
         except exceptions.RayActorError as error:
             pool.down(member)
             self.service.look_at(member)
