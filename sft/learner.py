@@ -105,7 +105,7 @@ class Learner:
         return totals | {"tokens": float(num_tokens)}
 
     def _tell_if_long(self, batch: Batch) -> None:
-        """Warn once of a sample that is longer than a micro-batch may be; it is trained all the same."""
+        """Warn once of a sample longer than a micro-batch may be; it is trained all the same."""
         num_places = batch.token_ids_BT.numel()
         if num_places <= self.max_tokens or self._has_told:
             return
