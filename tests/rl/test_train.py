@@ -124,7 +124,7 @@ def test_bad_input_stops_before_any_work(
 
 
 def test_tools_that_cannot_be_had_leave_nothing_that_hinders_the_next_try(config: RLConfig) -> None:
-    with pytest.raises(ConfigError, match="real"):
+    with pytest.raises(ConfigError, match="toolshed env create roborefer"):
         train(replace(config, tools=ToolsConfig(config="point"), schema="any"))
     assert train(config).exists()
 

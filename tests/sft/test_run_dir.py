@@ -20,6 +20,7 @@ from sft.run_dir import (
 )
 from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
+from toolshed.types import Json
 
 
 @pytest.fixture
@@ -148,8 +149,8 @@ def test_after_an_interruption_it_says_where_it_goes_on(run: RunDir) -> None:
 
 
 def test_changed_keys_are_listed_as_they_were_and_are() -> None:
-    before = {"steps": 1, "optim": {"lr": 0.1, "flat": 0}, "data": [1], "old": 3}
-    now = {"steps": 1, "optim": {"lr": 0.2, "flat": 0}, "data": [2], "new": {}}
+    before: dict[str, Json] = {"steps": 1, "optim": {"lr": 0.1, "flat": 0}, "data": [1], "old": 3}
+    now: dict[str, Json] = {"steps": 1, "optim": {"lr": 0.2, "flat": 0}, "data": [2], "new": {}}
     assert changed_keys(before, now) == (
         "optim.lr=0.1 there, optim.lr=0.2 now; data=[1] there, data=[2] now; "
         "old=3 there, old=None now; new=None there, new={} now"

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import ClassVar
 
 from PIL import Image
 
 from toolshed.integration import verl
 from toolshed.integration.verl import ToolshedMethodTool
 from toolshed.schemas import schemas_of
-from toolshed.tool import Family, tool
-from toolshed.types import TextReply, Variable
 
 _REFERENCE = re.compile(r"\$([A-Za-z_]\w*)")
 
@@ -70,21 +67,3 @@ async def turn(
 def _resolved(data: AgentData, value: object) -> object:
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
     return data.context_vars.get(match[1], value) if match else value
-
-
-class FakeExecutor(Family):
-    """Answers as the code executor does."""
-
-    name: ClassVar[str] = "code_executor"
-
-    @tool
-    def exec(self, code: str) -> TextReply:
-        """Run a program.
-
-        Args:
-            code: What to run.
-        """
-        if code == "1/0":
-            return TextReply(text="Stderr: ZeroDivisionError: division by zero")
-        kept = (Variable(name="result", kind="number", value=2.0),)
-        return TextReply(text="Result: 2\nStdout: two\nlines", variables=kept)

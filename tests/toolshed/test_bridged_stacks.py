@@ -15,7 +15,7 @@ from toolshed.registry import backend_of
 
 def bridged(family: str, arguments: dict[str, object], folder: Path) -> Asked:
     """The back-end of the table, in a child that finds our stand-ins."""
-    bridge = {
+    bridge: dict[str, object] = {
         "interpreter": sys.executable,
         "location": backend_of(family, "real").location,
         "arguments": arguments,

@@ -23,7 +23,6 @@ from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.shed import Session, Toolshed
 from toolshed.types import Json, Point, RobotAction, ToolCall, ToolResult
 
-
 IDENTITY: Json = [[float(i == j) for j in range(4)] for i in range(4)]
 
 
