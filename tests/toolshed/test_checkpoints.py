@@ -64,7 +64,7 @@ def test_every_real_back_end_names_its_environment_where_it_cannot_load(
 ) -> None:
     """In an interpreter without its packages, which this one is made to be."""
     entry = FAMILIES[family].back_ends[word]
-    for name in ("torch", "transformers", "llava", "grasp_gen", "zmq"):
+    for name in ("torch", "transformers", "llava", "grasp_gen.grasp_server", "zmq"):
         monkeypatch.setitem(sys.modules, name, None)
     arguments: dict[str, object] = {**entry.arguments}
     if word == "real" and family == "vlm":

@@ -176,44 +176,7 @@ def molmo2(folder: Path) -> None:
 
     tokens = _tokenizer()
     number = tokens.convert_tokens_to_ids
-    vocabulary, width = len(tokens), 64
-    config = Molmo2Config(
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "image_size": [56, 56],
-            "patch_size": 14,
-        },
-        adapter_config={
-            "hidden_size": 32,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 16,
-            "intermediate_size": 64,
-            "text_hidden_size": width,
-            "vision_feature_layer": [1, 0],
-        },
-        text_config={
-            "hidden_size": width,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 32,
-            "vocab_size": vocabulary,
-            "additional_vocab_size": 0,
-        },
-        image_start_token_id=number("<im_start>"),
-        low_res_image_start_token_id=number("<low_res_im_start>"),
-        image_end_token_id=number("<im_end>"),
-        image_patch_id=number("<im_patch>"),
-        frame_start_token_id=number("<frame_start>"),
-        frame_end_token_id=number("<frame_end>"),
-    )
+    config = Molmo2Config(**_molmo2_sizes(tokens))
 
     def make() -> None:
         model = Molmo2ForConditionalGeneration(config)
@@ -232,6 +195,47 @@ def molmo2(folder: Path) -> None:
         tokenizer=tokens,
         chat_template=_TEMPLATE,
     ).save_pretrained(folder)
+
+
+def _molmo2_sizes(tokens: Any) -> dict[str, Any]:
+    number, width = tokens.convert_tokens_to_ids, 64
+    return {
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "image_size": [56, 56],
+            "patch_size": 14,
+        },
+        "adapter_config": {
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "intermediate_size": 64,
+            "text_hidden_size": width,
+            "vision_feature_layer": [1, 0],
+        },
+        "text_config": {
+            "hidden_size": width,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+            "vocab_size": len(tokens),
+            "additional_vocab_size": 0,
+        },
+        "image_start_token_id": number("<im_start>"),
+        "low_res_image_start_token_id": number("<low_res_im_start>"),
+        "image_end_token_id": number("<im_end>"),
+        "image_patch_id": number("<im_patch>"),
+        "frame_start_token_id": number("<frame_start>"),
+        "frame_end_token_id": number("<frame_end>"),
+    }
 
 
 def _tokenizer() -> Any:
