@@ -1,4 +1,4 @@
-"""scripts/ray_cluster.sh with pretended ssh, srun, scontrol and Ray; once with the real Ray (slow)."""
+"""scripts/ray_cluster.sh with pretended ssh, srun, scontrol and Ray; once with real Ray (slow)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCONTROL = """#!/usr/bin/env bash
 [ "$*" = "show hostnames n[1-3]" ] || exit 1
 printf 'n1\\nn2\\nn3\\n'
 """
-# Pretends to be an interpreter with Ray: notes which node is up, with which token, and when it ends.
+# Pretends to be an interpreter with Ray: notes which node is up, its token, and when it ends.
 _PYTHON = """#!{python}
 import os, pathlib, signal, sys, time
 words, state = sys.argv[1:], pathlib.Path(os.environ["STATE"])
