@@ -46,6 +46,8 @@ run_node() {
   printf %s "$token" >"$folder/token.$name"
   unset RAY_AUTH_TOKEN
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token.$name RAY_USAGE_STATS_ENABLED=0
+  # The command has ended when Ray is to end: there is nothing to wait for.
+  export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0
   export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
   cd "$root"
   "$python" -m ray.scripts.scripts start "${words[@]}" --labels="toolshed-node=$name" --block </dev/null &

@@ -31,7 +31,7 @@ _SCONTROL = """#!/usr/bin/env bash
 [ "$*" = "show hostnames n[1-3]" ] || exit 1
 printf 'n1\\nn2\\nn3\\n'
 """
-# Pretends to be an interpreter with Ray: notes which node is up, with which token, and its end.
+# Pretends to be an interpreter with Ray: notes which node is up, its token, and when it ends.
 _PYTHON = """#!{python}
 import os, pathlib, signal, sys, time
 words, state = sys.argv[1:], pathlib.Path(os.environ["STATE"])
@@ -256,19 +256,38 @@ def test_one_node_needs_no_other(machines: Machines) -> None:
 
 
 _ASK = """
+import os
 import ray
-ray.init(address="auto", log_to_driver=False, configure_logging=False)
-print(sorted(node["Labels"]["toolshed-node"] for node in ray.nodes() if node["Alive"]))
+
+ray.init(address="auto", namespace="left", log_to_driver=False, configure_logging=False)
+nodes = [node for node in ray.nodes() if node["Alive"]]
+print(sorted(node["Labels"]["toolshed-node"] for node in nodes))
+
+class Left:
+    def process(self):
+        return os.getpid()
+
+left = [
+    ray.remote(Left).options(
+        name=f"left {number}", lifetime="detached", num_cpus=0,
+        label_selector={"toolshed-node": node["Labels"]["toolshed-node"]},
+    ).remote()
+    for number, node in enumerate(nodes)
+]
+print(*ray.get([each.process.remote() for each in left]))
 """
 
 
 @pytest.mark.slow
 def test_with_real_ray(machines: Machines) -> None:
-    (machines.folder / "bin" / "python").unlink()
-    (machines.folder / "bin" / "python").symlink_to(sys.executable)
-    words = ("--python", sys.executable, "--hosts", "n1,n2", "--", sys.executable, "-c", _ASK)
-    code, said, complained = machines.run(*words[:4], "--ip", _own_address(), *words[4:])
-    assert (code, said) == (0, "['n1', 'n2']\n"), complained
+    """Actors that the command leaves behind end with their nodes."""
+    words = ("--hosts", "n1,n2", "--ip", _own_address(), "--python", sys.executable)
+    code, said, complained = machines.run(*words, "--", sys.executable, "-c", _ASK)
+    assert code == 0, complained
+    names, processes = said.splitlines()
+    assert names == "['n1', 'n2']" and len(processes.split()) == 2
+    assert "did not say" not in complained
+    wait_for(lambda: not any(Path(f"/proc/{each}").exists() for each in processes.split()))
 
 
 def _own_address() -> str:
