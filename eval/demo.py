@@ -121,6 +121,7 @@ class _Driver:
             self._assign()
             self._collect()
             self._tell()
+        self.usage.ended = time.monotonic()
         self._publish()
 
     # ---- works ----------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ def _run(args: argparse.Namespace) -> int:
     out = args.out.absolute() if args.out else ROOT / "runs" / _folder_name(args.seed, args.smoke)
     # Runs older than the lock have a begun folder.
     check_folder(out, "begun", key="--out")
-    lock = take_lock(out, "is where a demo runs already; wait for it, or choose another --out")
+    lock = take_lock(out, "is in use by a demo that runs; wait for it, or choose another --out")
     try:
         return _attempt(args, out)
     finally:

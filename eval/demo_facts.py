@@ -28,6 +28,8 @@ class Usage:
     begun: float = field(default_factory=time.monotonic)
     cpu_by_process: dict[tuple[int, float], float] = field(default_factory=dict)
     measured: float = 0.0
+    ended: float | None = None
+    """When the run was complete; what comes after is not counted."""
     counts: bool = True
     """False for an attempt that found everything done: it adds nothing to the run."""
 
@@ -40,7 +42,8 @@ class Usage:
 
     @property
     def wall_s(self) -> float:
-        return self.earlier_wall_s + (time.monotonic() - self.begun) * self.counts
+        until = time.monotonic() if self.ended is None else self.ended
+        return self.earlier_wall_s + (until - self.begun) * self.counts
 
     @property
     def cpu_s(self) -> float:

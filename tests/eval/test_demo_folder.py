@@ -25,7 +25,7 @@ def test_a_second_demo_in_a_folder_is_refused(
     lock = take_lock(root / "runs" / "demo-smoke", "is taken")
     assert demo.main(["--smoke"]) == 2
     told = capsys.readouterr().err
-    assert "demo-smoke is where a demo runs already; wait for it, or choose another --out" in told
+    assert "demo-smoke is in use by a demo that runs; wait for it, or choose another --out" in told
     assert demo.main(["--smoke", "--out", str(root / "other")]) == 0
     lock.close()
     assert demo.main(["--smoke"]) == 0
@@ -67,6 +67,8 @@ def test_an_attempt_that_finds_all_done_adds_nothing(tmp_path: Path) -> None:
     usage.begun -= 13
     usage.cpu_by_process[1, 1.0] = 5.0
     assert (round(usage.wall_s), usage.cpu_s) == (58, 65.0)
+    usage.ended = usage.begun + 10
+    assert usage.wall_s == 55.0
     usage.counts = False
     usage.save()
     facts = facts_of(tmp_path, 1, True, None)
