@@ -102,6 +102,9 @@ def table_picture(side: int = 64) -> ToolImage:
     block = (slice(side // 3, 2 * side // 3), slice(side // 3, side // 3 + side // 5))
     pixels[block] = (200, 30, 30)
     depth[block] = 600
+    # As they come from another process.
+    pixels.setflags(write=False)
+    depth.setflags(write=False)
     return make_image(pixels, depth, FOCAL_PX)
 
 
