@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,13 +57,13 @@ FOCAL_PX = 120.0
 class Asked:
     """A back-end of a family, asked by name."""
 
-    def __init__(self, family: str, location: str, arguments: dict[str, object]) -> None:
+    def __init__(self, family: str, location: str, arguments: Mapping[str, object]) -> None:
         self.family = family
         self.back_end = BackEnd(
             BackEndSpec(
                 name=family,
                 location=location,
-                arguments=arguments,  # type: ignore[arg-type]
+                arguments=dict(arguments),  # type: ignore[arg-type]
                 methods=METHODS[family],
                 voice=VOICE,
             )
@@ -102,6 +102,9 @@ def table_picture(side: int = 64) -> ToolImage:
     block = (slice(side // 3, 2 * side // 3), slice(side // 3, side // 3 + side // 5))
     pixels[block] = (200, 30, 30)
     depth[block] = 600
+    # As they come from another process.
+    pixels.setflags(write=False)
+    depth.setflags(write=False)
     return make_image(pixels, depth, FOCAL_PX)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -46,6 +46,7 @@ def play(session: Session, name: str, **arguments: Json) -> ToolResult:
     return asyncio.run(session.call(ToolCall(id="1", name=name, arguments=arguments)))
 
 
+@settings(deadline=None)
 @given(st.permutations(list(load_tools("v2").families)))
 def test_d9_tools_are_shown_in_the_order_of_the_file_whatever_is_ready_first(
     families: list[str],
@@ -119,6 +120,7 @@ def test_d27_edges_join_neighbours_and_the_extent_is_kept() -> None:
 masks = arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 
 
+@settings(deadline=None)
 @given(masks, st.sampled_from([1, 3, 7]))
 def test_d29_erosion_is_that_of_a_square_and_the_border_takes_nothing(
     mask: np.ndarray, size: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolshed.backends.pointing_texts import percent_points, thousandth_points, tuple_points
@@ -18,6 +18,7 @@ def at(*pairs: tuple[float, float]) -> tuple[Point, ...]:
     return tuple(Point(u=u, v=v) for u, v in pairs)
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_tuples_are_read_as_printed(found: list[tuple[float, float]]) -> None:
     assert tuple_points(f"The places are {found}.") == at(*found)
@@ -63,6 +64,7 @@ def test_d30_other_numbers_are_refused_and_never_taken_for_points(text: str) -> 
     assert caught.value.reason == "unreadable"
 
 
+@settings(deadline=None)
 @given(pairs)
 def test_percents(found: list[tuple[float, float]]) -> None:
     shown = [(round(100 * u, 1), round(100 * v, 1)) for u, v in found]
@@ -81,6 +83,7 @@ def test_percents_outside_the_picture_or_in_halves_are_none() -> None:
     assert percent_points("There are none.") == ()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=5))
 def test_thousandths(found: list[tuple[int, int]]) -> None:
     triples = " ".join(f"{index} {x:03d} {y:03d}" for index, (x, y) in enumerate(found, 1))
@@ -96,6 +99,7 @@ def test_thousandths_of_several_pictures_and_broken_ones() -> None:
             thousandth_points(broken)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for read in (tuple_points, percent_points, thousandth_points):

@@ -36,6 +36,7 @@ def interpreter() -> Path:
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("tiny_checkpoints")
     settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    settings["PYTHONWARNINGS"] = "error:The given NumPy array is not writable:UserWarning"
     done = subprocess.run(
         [interpreter(), "-m", "tests.toolshed.tiny_checks", folder],
         cwd=ROOT,

@@ -87,7 +87,7 @@ def check_sam2_against_its_own_pipeline() -> None:
     image, folder = table_picture(), checkpoint("sam2")
     model, processor = Sam2Model.from_pretrained(folder), Sam2Processor.from_pretrained(folder)
     inputs = processor(
-        images=image.pixels,
+        images=image.pixels.copy(),
         input_points=[[[[27, 32], [26, 28]]]],
         input_labels=[[[1, 1]]],
         return_tensors="pt",
@@ -137,7 +137,7 @@ def check_depth_against_its_own_pipeline() -> None:
     model = DepthProForDepthEstimation.from_pretrained(folder)
     processor = DepthProImageProcessor.from_pretrained(folder)
     with torch.no_grad():
-        outputs = model(**processor(images=image.pixels, return_tensors="pt"))
+        outputs = model(**processor(images=image.pixels.copy(), return_tensors="pt"))
     size = (image.height, image.width)
     (wanted,) = processor.post_process_depth_estimation(outputs, target_sizes=[size])
     found = asked("depth_pro").value(DepthEstimate, "estimate_depth", image=image)

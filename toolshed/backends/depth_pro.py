@@ -81,7 +81,9 @@ class DepthPro(Depth):
         import torch
 
         with torch.inference_mode(), memory_errors():
-            inputs = self._processor([each.pixels for each in images], return_tensors="pt")
+            # What came from another process is read-only, and torch wants to own its arrays.
+            pictures = [each.pixels.copy() for each in images]
+            inputs = self._processor(pictures, return_tensors="pt")
             pixels = inputs["pixel_values"].to(self._placement.device, self._model.dtype)
             answered = self._model(pixel_values=pixels)
             # A depth in 16 bits would be rounded to millimetres at best.

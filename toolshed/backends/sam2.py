@@ -120,9 +120,9 @@ class Sam2(SegmentationTool):
         """Feature maps of each picture, (1, C, h, w) per level; unknown ones encoded together."""
         new = {each.sha256: each for each in images if each.sha256 not in self._encodings}
         if new:
-            inputs = self._processor.image_processor(
-                [each.pixels for each in new.values()], return_tensors="pt"
-            )
+            # What came from another process is read-only, and torch wants to own its arrays.
+            pictures = [each.pixels.copy() for each in new.values()]
+            inputs = self._processor.image_processor(pictures, return_tensors="pt")
             pixels = inputs["pixel_values"].to(self._placement.device, self._model.dtype)
             levels = self._model.get_image_embeddings(pixels)
             for row, key in enumerate(new):
