@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolshed import code_text, replies
+from toolshed.chat import clean
+from toolshed.code_text import Labels
 from toolshed.config import known_name
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.integration.opened import opened
 from toolshed.integration.trajectory import Ledger, Start, Trajectories, Trajectory, to_pil
 from toolshed.schemas import ROUTER_NAME
-from toolshed.types import Json, Status, ToolCall, ToolResult
+from toolshed.types import CodeRun, Json, Status, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from toolshed.integration.carriers import BaseTool, ToolResponse
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 _CODE = "code_executor.exec"
-_SECTIONS = {"Result: ": "Execution result: ", "Stdout: ": "Output: ", "Stderr: ": "Error: "}
+_LABELS = Labels(result="Execution result", stdout="Output", stderr="Error")
 _FAILED = "Error: the tool is not available"
 _trajectories: weakref.WeakKeyDictionary[Toolshed, Trajectories] = weakref.WeakKeyDictionary()
 """Of each set of opened tools."""
@@ -262,12 +265,15 @@ class ToolshedCodeTool(_ToolshedTool):
         return share * min(self._reward_of(True) * ledger.num_calls, cap)
 
     def _answered(self, result: ToolResult) -> bool:
-        return result.status == "ok" and not any(
-            line.startswith("Stderr: ") for line in result.text.splitlines()
-        )
+        run = result.value
+        return result.status == "ok" and not (isinstance(run, CodeRun) and run.stderr.strip())
 
     def _text(self, result: ToolResult) -> str:
-        return _in_sections(result.text)
+        run = result.value
+        if not isinstance(run, CodeRun):
+            return result.text
+        kept = "" if run.result is None else replies.hint_of(f"$result ({code_text.form(run)})")
+        return clean(code_text.released(run, kept, _LABELS))
 
     def _told(
         self, result: ToolResult, ledger: Ledger, answered: bool, reward: float
@@ -275,21 +281,12 @@ class ToolshedCodeTool(_ToolshedTool):
         response, reward, metrics = super()._told(result, ledger, answered, reward)
         if result.status == "ok" and not answered:
             # A program that ended with an error has been run, and its output tells why.
-            response = ToolResponse(text=_in_sections(result.text))
+            response = ToolResponse(text=self._text(result))
         return response, reward, metrics
 
 
 def _without_answer(call: ToolCall, status: Status, reason: str, text: str) -> ToolResult:
     return ToolResult(call_id=call.id, name=call.name, status=status, reason=reason, text=text)
-
-
-def _in_sections(text: str) -> str:
-    """Lines under the headings that verl's users read."""
-    lines = []
-    for line in text.splitlines():
-        start = next((each for each in _SECTIONS if line.startswith(each)), None)
-        lines.append(line if start is None else _SECTIONS[start] + line.removeprefix(start))
-    return "\n".join(lines)
 
 
 def _wrong_index(arguments: Mapping[str, Json], num_images: int) -> str | None:
