@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from toolshed import code_text, replies
+from toolshed.blocking import run_now
 from toolshed.chat import clean
 from toolshed.code_text import Labels
 from toolshed.config import known_name
@@ -141,7 +142,9 @@ class _ToolshedTool(BaseTool):
         instance.last_result = result
         instance.ledger = trajectory.ledger(self._kind)
         instance.ledger.enter(reward, answered=answered)
-        return self._told(result, instance.ledger, answered, reward)
+        response, metrics = self._told(result, instance.ledger, answered)
+        metrics["variables"] = trajectory.tell(result.variables)
+        return response, reward, metrics
 
     async def release(self, instance_id: str, **kwargs: object) -> None:
         """Forget an instance; its trajectory lives as long as the loop's record of it."""
@@ -209,30 +212,25 @@ class _ToolshedTool(BaseTool):
         return result.text
 
     def _told(
-        self, result: ToolResult, ledger: Ledger, answered: bool, reward: float
-    ) -> tuple[ToolResponse, float, dict[str, object]]:
+        self, result: ToolResult, ledger: Ledger, answered: bool
+    ) -> tuple[ToolResponse, dict[str, object]]:
         metrics: dict[str, object] = {
             "toolshed_calls": ledger.num_calls,
             "function_name": result.name,
             "status": result.status,
             "reason": result.reason,
             "timings": dataclasses.asdict(result.timings),
-            "variables": [
-                {"name": each.name, "value": each.value}
-                for each in result.variables
-                if not each.name.startswith("_")
-            ],
         }
         if answered:
             pictures: list[object] = [to_pil(each) for each in result.images]
             # verl's own class takes no None for pictures.
             brought = {"image": pictures} if pictures else {}
-            return ToolResponse(text=self._text(result), **brought), reward, metrics
+            return ToolResponse(text=self._text(result), **brought), metrics
         message = result.text.removeprefix("Error: ")
         metrics["error"] = message
         # What broke in our machinery is for people; a model could only learn our accidents.
         text = _FAILED if result.status == "failed" else f"Error: {message}"
-        return ToolResponse(text=text), reward, metrics
+        return ToolResponse(text=text), metrics
 
 
 class ToolshedMethodTool(_ToolshedTool):
@@ -276,13 +274,13 @@ class ToolshedCodeTool(_ToolshedTool):
         return clean(code_text.released(run, kept, _LABELS))
 
     def _told(
-        self, result: ToolResult, ledger: Ledger, answered: bool, reward: float
-    ) -> tuple[ToolResponse, float, dict[str, object]]:
-        response, reward, metrics = super()._told(result, ledger, answered, reward)
+        self, result: ToolResult, ledger: Ledger, answered: bool
+    ) -> tuple[ToolResponse, dict[str, object]]:
+        response, metrics = super()._told(result, ledger, answered)
         if result.status == "ok" and not answered:
             # A program that ended with an error has been run, and its output tells why.
             response = ToolResponse(text=self._text(result))
-        return response, reward, metrics
+        return response, metrics
 
 
 def _without_answer(call: ToolCall, status: Status, reason: str, text: str) -> ToolResult:
@@ -309,16 +307,16 @@ def get_toolshed_tool_wrappers(
 ) -> dict[str, Callable[..., ToolResult]]:
     """Every tool as a function of keyword arguments, by dotted name.
 
-    All of them share one session, so that one reads the variables of another. They block, and must
-    not be called where an event loop runs. Raises ConfigError where there are no such tools.
+    All of them share one session, so that one reads the variables of another. They block until the
+    answer is there. Raises ConfigError where there are no such tools.
     """
-    shed = asyncio.run(opened(tools, address, None, namespace))
+    shed = run_now(opened(tools, address, None, namespace))
     session = shed.session()
 
     def function(name: str) -> Callable[..., ToolResult]:
         def call(**arguments: Json) -> ToolResult:
             made = ToolCall(id=uuid.uuid4().hex, name=name, arguments=arguments)
-            result = asyncio.run(session.call(made))
+            result = session.call_now(made)
             if result.status == "failed":
                 raise ToolFailure(result.reason, result.text)
             return result
