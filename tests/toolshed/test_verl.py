@@ -295,27 +295,32 @@ def test_exported_entries_are_read_again_and_nothing_is_edited_in_place() -> Non
 
 
 def test_code_is_told_in_sections_and_earns_by_its_success() -> None:
-    with Toolshed.open(parse_tools({"code_executor": {"backend": "light"}})) as s:
-        opened.provide(s)
+    with Toolshed.open(parse_tools({"code_executor": {"backend": "light"}})) as shed:
+        opened.provide(shed)
         code = ToolshedCodeTool({"timeout": 60}, {"function": {"name": "execute_python"}})
         data = AgentData()
 
-        async def loop() -> list[tuple[str | None, float, float]]:
+        async def loop() -> list[tuple[str, float, float]]:
             told = []
-            for program in ("print('two\\nlines')\n1 + 1", "1/0"):
+            for program in ("print('two')\nprint('lines')\n1 + 1", "print('a')\n1 / 0"):
                 instance, _ = await code.create()
-                response, reward, _ = await code.execute(
+                response, reward, metrics = await code.execute(
                     instance, {"code": program}, agent_data=data
                 )
-                told.append((response.text, reward, await code.calc_reward(instance)))
+                assert metrics["function_name"] == "code_executor.exec"
+                told.append((str(response.text), reward, await code.calc_reward(instance)))
             return told
 
         first, second = asyncio.run(loop())
-    assert first[0] is not None and first[0].startswith("Execution result: 2\nOutput: two\nlines")
-    assert first[1:] == (0.2, 0.2)
-    assert second[0] is not None and second[0].startswith("Error: ")
-    assert "ZeroDivisionError: division by zero" in second[0] and second[1] == 0.0
-    assert second[2] == pytest.approx(0.5 * 0.4)
+    assert first == (
+        "Execution result: 2\nOutput: two\nlines\nKept for later calls: $result (number).",
+        0.2,
+        0.2,
+    )
+    text, reward, earned = second
+    assert text.startswith("Output: a\nError: ") and "ZeroDivisionError" in text
+    # One of two programs ended well: half of what two would have earned.
+    assert (reward, earned) == (0.0, pytest.approx(0.5 * 0.4))
 
 
 # ---- functions ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from PIL import Image
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image, make_image
 from toolshed.shed import Toolshed
-from toolshed.types import Json, ToolImage
+from toolshed.types import Json, ToolImage, Variable
 
 _GIVEN = ("scene", "images")
 """What ``create_kwargs`` may hold."""
@@ -82,6 +82,8 @@ class Trajectory:
         """How many pictures the loop began with."""
         self._num_taken = len(start.images)
         """How many of the session's pictures the loop has; the others were brought since."""
+        self._told: dict[str, object] = {}
+        """Values that the loop was given, by the name of their variable."""
         self._converted: dict[int, tuple[object, ToolImage]] = {}
         self._by_pixels: dict[str, ToolImage] = {}
 
@@ -101,11 +103,18 @@ class Trajectory:
         session.images[:] = [*map(self._picture, range(len(pictures)), pictures), *kept]
         self._num_taken = len(pictures)
 
+    def tell(self, variables: Sequence[Variable]) -> list[dict[str, object]]:
+        """What a call has left behind, as the loop keeps it; nothing is fetched or copied."""
+        shown = [each for each in variables if not each.name.startswith("_")]
+        self._told.update({each.name: each.value for each in shown})
+        return [{"name": each.name, "value": each.value} for each in shown]
+
     def as_written(self, value: object) -> Json:
         """An argument as a model writes it, where the loop has put a variable in its place."""
-        for variable in self.session.variables.values():
-            if variable.value is value and not isinstance(value, bool | int | float | str | None):
-                return f"${variable.name}"
+        if not isinstance(value, bool | int | float | str | None):
+            for name, told in self._told.items():
+                if told is value:
+                    return f"${name}"
         if isinstance(value, np.ndarray | np.generic):
             plain: Json = value.tolist()
             return plain
