@@ -61,6 +61,9 @@ def test_a_lost_node_takes_its_arrays_and_nothing_else(told: dict[str, Any], cas
     found = told[case]
     assert found["made there and here"] == [True, True]
     assert found["calls after"] == ["ok"] * 4
+    for status, reason, text in found["in vain"]:
+        assert (status, reason) in {("failed", "replica_died"), ("failed", "busy")}
+        assert "Traceback" not in text
     status, reason, text = found["lost array"]
     assert (status, reason) == ("refused", "expired_variable")
     assert "$depth_map has expired" in text and "Traceback" not in text
