@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -181,11 +181,11 @@ def sampled_grasps(
 def grasp_server(asked: list[dict[str, object]], error: str = "") -> Iterator[str]:
     """GraspGen's socket: msgpack over ZeroMQ, arrays as msgpack-numpy writes them."""
     import msgpack  # type: ignore[import-untyped]
-    import zmq  # type: ignore[import-not-found,unused-ignore]
+    import zmq
 
     from toolshed.backends.graspgen_server import packed_array, unpacked_array
 
-    socket = zmq.Context.instance().socket(zmq.REP)
+    socket: Any = zmq.Context.instance().socket(zmq.REP)
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     stop = threading.Event()
 

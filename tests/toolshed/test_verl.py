@@ -320,7 +320,7 @@ def test_code_is_told_in_sections_and_earns_by_its_success() -> None:
     text, reward, earned = second
     assert text.startswith("Output: a\nError: ") and "ZeroDivisionError" in text
     # One of two programs ended well: half of what two would have earned.
-    assert (reward, earned) == (0.0, pytest.approx(0.5 * 0.4))
+    assert reward == 0.0 and earned == pytest.approx(0.5 * 0.4)
 
 
 # ---- functions ------------------------------------------------------------------------------
