@@ -163,7 +163,7 @@ def test_a_users_mistake_is_one_sentence(
         (["schemas", "light", "--format", "opnai"], "choose from"),
         (["scale", "roborefer", "-1"], "less than 0"),
         (["scale", "roborefer", "many"], "invalid"),
-        (["drain", "roborefer"], "required: INDEX"),
+        (["drain", "roborefer"], "required: --address, INDEX"),
         (["status"], "required: --address"),
         (["status", "--address", "x", "--adress", "x"], "unrecognized arguments"),
     ],
