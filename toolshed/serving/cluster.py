@@ -94,7 +94,7 @@ def join(address_or_file: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {found}; start the tools first: "
-            "python -m toolshed.serve CONFIG --address-file FILE"
+            "toolshed serve CONFIG --address-file FILE"
         ) from error
 
 

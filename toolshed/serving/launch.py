@@ -88,7 +88,7 @@ class Service:
             self._listener.join(timeout=10 * _CLOSE_S)
         if self._reporter is not None:
             self._reporter.close()
-        if self._control is not None and not self._joined:
+        if self._control is not None and not self._joined and not self.ended.is_set():
             try:
                 ray.get(self._control.stop.remote(), timeout=20)
             except ray.exceptions.RayError as error:
@@ -131,7 +131,7 @@ class Service:
             names = ", ".join(each.names for each in self._groups)
             place = f"{self._config.ray_address}, namespace {self._namespace!r}"
             raise ConfigError(
-                f"nobody serves {names} at {place}; start python -m toolshed.serve "
+                f"nobody serves {names} at {place}; start toolshed serve "
                 "with the same config and namespace"
             ) from error
 
