@@ -1,4 +1,4 @@
-"""Routing in the caller: who gets a call, who waits, who is left alone; from several threads."""
+"""Routing in the caller: who gets a call, who waits, who is given back; from several threads."""
 
 from __future__ import annotations
 
@@ -7,54 +7,15 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 import pytest
 
-from tests.toolshed.threads import joined, later, started
+from tests.toolshed.pools import idle, members, pool, run, settled, take
+from tests.toolshed.threads import joined, started
 from toolshed.backend import Priority
 from toolshed.errors import ToolFailure
-from toolshed.serving.members import Breaker, Durations, Member
+from toolshed.serving.members import Member
 from toolshed.serving.pool import Pool
-
-T = TypeVar("T")
-
-
-def members(num: int) -> list[Member]:
-    return [Member(name=f"m{i}", actor=None, call_small=None, call_large=None) for i in range(num)]
-
-
-def pool(
-    num: int, *, width: int = 1, most_ahead: int = 0, max_queue: int = 100, stateful: bool = False
-) -> Pool:
-    made = Pool("tools", width=width, most_ahead=most_ahead, max_queue=max_queue, stateful=stateful)
-    made.update(members(num), None)
-    return made
-
-
-def take(
-    found: Pool,
-    *,
-    priority: Priority = "rollout",
-    session: str = "",
-    seconds: float = 60.0,
-    avoid: Member | None = None,
-) -> Coroutine[Any, Any, Member]:
-    return found.acquire(priority, session, later(seconds), avoid)
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, 120))
-
-
-async def settled() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-def idle(found: Pool) -> bool:
-    return not found.num_waiting and not any(each.num_running for each in found.members)
 
 
 def test_the_replica_with_the_fewest_calls_gets_the_next() -> None:
@@ -267,98 +228,6 @@ def test_a_retry_that_waits_for_another_replica_holds_up_nobody() -> None:
         assert retry.done() and await retry is second, "it kept its place"
         tools.release(first)
         assert await others[1] is first
-
-    run(work())
-
-
-def opened(tools: Pool, member: Member) -> None:
-    for _ in range(3):
-        tools.went_wrong(member)
-
-
-def test_a_sick_replica_is_left_alone_and_tried_again_after_a_pause() -> None:
-    async def work() -> None:
-        tools = pool(2, width=2)
-        sick, sound = tools.members
-        opened(tools, sick)
-        assert {await take(tools) for _ in range(2)} == {sound}
-        began_s = time.monotonic()
-        third, fourth = [asyncio.create_task(take(tools)) for _ in range(2)]
-        # The sound one stays busy: the end of the pause alone can help.
-        assert await third is sick and time.monotonic() - began_s > 0.8
-        await asyncio.sleep(0.1)
-        assert not fourth.done(), "half open: one call at a time"
-        tools.went_well(sick, "m", 0.001)
-        tools.release(sick)
-        assert await fourth is sick and await take(tools) is sick, "closed again"
-
-    run(work())
-
-
-def test_where_all_are_sick_they_are_used_all_the_same() -> None:
-    async def work() -> None:
-        tools = pool(2)
-        for each in tools.members:
-            opened(tools, each)
-        assert {await take(tools), await take(tools)} == set(tools.members)
-
-    run(work())
-
-
-def test_breaker_opens_half_opens_and_pauses_longer_each_time() -> None:
-    breaker, now_s = Breaker(), 100.0
-    breaker.failed(now_s)
-    breaker.failed(now_s)
-    assert not breaker.is_open(now_s)
-    for pause_s in (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0):
-        breaker.failed(now_s)
-        assert breaker.open_until_s == now_s + pause_s
-        for _ in range(4):
-            breaker.failed(now_s + pause_s / 2)
-        assert breaker.open_until_s == now_s + pause_s, "what began before tells nothing new"
-        breaker.recovered(now_s + pause_s / 2)
-        now_s += pause_s
-        assert not breaker.is_open(now_s) and breaker.half_open
-    breaker.recovered(now_s)
-    assert not breaker.half_open and breaker.num_failures == 0
-    breaker.failed(now_s)
-    assert not breaker.is_open(now_s), "it begins anew"
-
-
-def test_a_slow_replica_is_left_alone_and_comes_back_when_it_is_fast_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = [1000.0]
-    monkeypatch.setattr("toolshed.serving.members.time.monotonic", lambda: clock[0])
-    everyone = members(3)
-    durations, (slow, *fast) = Durations(), everyone
-    for _ in range(12):
-        for each in everyone:
-            durations.add(each, "m", 0.5 if each is slow else 0.05, everyone)
-    assert slow.breaker.is_open(clock[0])
-    assert not any(each.breaker.half_open for each in fast)
-    durations.add(slow, "m", 0.5, everyone)
-    assert slow.breaker.open_until_s == clock[0] + 1.0, "in flight when the pause began"
-    clock[0] += 1.5
-    durations.add(slow, "m", 0.5, everyone)
-    assert slow.breaker.open_until_s == clock[0] + 2.0, "still slow: a longer pause"
-    clock[0] += 2.5
-    durations.add(slow, "m", 0.05, everyone)
-    assert not slow.breaker.half_open, "one fast call tells that it recovered"
-
-
-def test_different_methods_are_no_slowness_and_remembered_answers_no_speed() -> None:
-    async def work() -> None:
-        tools = pool(2)
-        first, second = tools.members
-        for _ in range(30):
-            tools.went_well(first, "long", 1.0)
-            tools.went_well(second, "short", 0.03)
-        for _ in range(30):
-            tools.went_well(first, "short", 0.0)
-            tools.went_well(second, "short", 0.03)
-        assert not first.breaker.half_open and not second.breaker.half_open
-        assert tools.durations.recent_s > 0.01
 
     run(work())
 
