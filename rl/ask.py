@@ -9,7 +9,6 @@ tabletop can judge, the answer is scored; any other question is just played.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import re
 import sys
@@ -19,14 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from rl.types import Question, SamplingParams, Trajectory
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
-from toolshed.images import ImageSource
-from toolshed.types import Message
 
 if TYPE_CHECKING:
+    from rl.types import Question, Trajectory
     from sft.config import ToolsConfig
+    from toolshed.images import ImageSource
 
 _LIMITS = ("max_turns", "max_tokens", "max_turn_tokens", "max_length")
 """Keys that an RL run's config shares with RLConfig, whose defaults serve other checkpoints."""
@@ -72,6 +70,10 @@ class Asking:
 
 def ask(asking: Asking) -> Trajectory:
     """Play the question; scored where its right answer is known."""
+    import asyncio
+
+    from toolshed.images import ImageSource
+
     asking.check()
     with TemporaryDirectory() as folder:
         if asking.image:
@@ -93,6 +95,7 @@ def scene_question(words: str, number: int, folder: Path) -> Question:
     from rl.rewards import KINDS
     from rl.tabletop_kinds import TASK_KINDS, Margins, Shot
     from rl.wording import asked
+    from toolshed.images import ImageSource
     from toolshed.tabletop.render import render
     from toolshed.tabletop.scene import DEMO, make_scene
 
@@ -126,7 +129,9 @@ def scene_question(words: str, number: int, folder: Path) -> Question:
 
 
 def _question(words: str, source: ImageSource) -> Question:
+    from rl.types import Question
     from rl.wording import DEMO_INSTRUCTION
+    from toolshed.types import Message
 
     return Question(
         id="asked",
@@ -146,6 +151,7 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     from rl.player import check_tools, load_player
     from rl.rewards import DEMO_RULE, score
     from rl.rollout import Job, Limits, run_episode
+    from rl.types import SamplingParams
     from sft.config import ToolsConfig
     from toolshed.shed import Toolshed
     from toolshed.toolset import ToolSet

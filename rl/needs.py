@@ -42,13 +42,17 @@ def check_answerable(
     The scripted teacher (``taught``) needs all that it calls. Another policy may guess without,
     and gets a warning; but nobody sees or moves the robot's world without the robot.
     """
-    for source in dict.fromkeys(sources):
-        missing = missing_tools(source, tools)
-        said = f"{source} questions need {', '.join(missing)}, not among tools.config={config}"
-        if missing and (taught or any(name.startswith(_WORLD) for name in missing)):
-            raise ConfigError(f"{said}; give tools.config=light, or leave these questions out")
-        if missing and tools.specs:
-            print(f"warning: {said}", file=sys.stderr)
+    missing = {source: missing_tools(source, tools) for source in dict.fromkeys(sources)}
+    said = {
+        source: f"{source} questions need {', '.join(names)}, which tools.config={config} lacks"
+        for source, names in missing.items()
+        if names
+    }
+    for source, words in said.items():
+        if taught or any(name.startswith(_WORLD) for name in missing[source]):
+            raise ConfigError(f"{words}; give tools.config=light, or leave these questions out")
+    for words in said.values() if tools.specs else ():
+        print(f"warning: {words}", file=sys.stderr)
 
 
 def check_room(

@@ -27,9 +27,16 @@ done
 constraints=install_tools/main/constraints.txt
 stamp=.venv/.spacetools-stamp
 want=$(cat pyproject.toml "$constraints" scripts/setup.sh | sha256sum | cut -d' ' -f1)
+# Looks for the packages without loading them, which would take seconds.
+look='from importlib.util import find_spec as find
+names = "numpy PIL yaml pydantic pyarrow psutil hydra tqdm torch transformers safetensors ray mujoco scipy".split()
+exit(" ".join(name for name in names if not (find(name) and find(name).origin)) or 0)'
 if [ "$force" = no ] && [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
-  exit 0
+  missing=$(.venv/bin/python -c "$look" 2>&1) && exit 0
+  echo "setup.sh: .venv is damaged (${missing##*$'\n'}); make it again: bash scripts/setup.sh --force" >&2
+  exit 1
 fi
+trap 'echo "setup.sh: interrupted; the same command goes on" >&2; exit 130' INT
 
 find_python() {
   for name in python3.11 python3.12 python3.13 python3; do
@@ -44,7 +51,7 @@ find_python() {
 
 python=$(find_python)
 echo "setup: making .venv with $("$python" --version) (about 2.2 GB on disk; torch is the largest download)"
-if [ ! -x .venv/bin/python ] || [ "$force" = yes ]; then
+if [ ! -x .venv/bin/pip ] || [ "$force" = yes ]; then
   rm -rf .venv
   if ! "$python" -m venv .venv; then
     rm -rf .venv

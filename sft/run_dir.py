@@ -144,7 +144,7 @@ def check_writable(folder: Path) -> None:
     try:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         if not there.is_dir():
-            raise ConfigError(f"{folder}: {there} is a file; choose another place")
+            raise ConfigError(f"no folder can be {folder}: {there} is a file; choose another place")
         with TemporaryFile(dir=there):
             pass
     except OSError as error:
@@ -182,7 +182,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with draft_file(path) as draft:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "scale": "change how many replicas a family of running tools has",
     "drain": "let a replica finish its calls and take it out",
     "stop": "end running tools",
+    "dashboard": "a page that shows running tools as they work",
     "env": "make and check the environments of the tools",
     "doctor": "show what this machine can do, and what is missing for the rest",
     "new-tool": "write a tool of your own that works as it is, to be edited",

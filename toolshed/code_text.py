@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from toolshed.types import CodeRun, ToolImage
 
 _RESULT_CHARS = 200
 _PRINTED_CHARS = 1500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """What stands before the parts of a program's outcome."""
+
+    result: str = "Result"
+    stdout: str = "Stdout"
+    stderr: str = "Stderr"
+
+
+_LABELS = Labels()
 
 
 def compact(value: CodeRun, image_index: int | str | None) -> str:
@@ -24,17 +38,17 @@ def compact(value: CodeRun, image_index: int | str | None) -> str:
     return f"$result {shown}" + (f" printed: {printed}" if printed else "")
 
 
-def released(value: CodeRun, kept: str) -> str:
+def released(value: CodeRun, kept: str, labels: Labels = _LABELS) -> str:
     """Lines with their labels; ``kept`` says what became a variable."""
     lines = []
     if isinstance(value.result, ToolImage):
-        lines.append(f"Result: {form(value)}")
+        lines.append(f"{labels.result}: {form(value)}")
     elif value.text_length:
         more = "... (truncated)" if value.text_length > _RESULT_CHARS else ""
-        lines.append(f"Result: {value.text[:_RESULT_CHARS]}{more}")
+        lines.append(f"{labels.result}: {value.text[:_RESULT_CHARS]}{more}")
     lines += [
         f"{label}: {_ends(text.rstrip())}"
-        for label, text in (("Stdout", value.stdout), ("Stderr", value.stderr))
+        for label, text in ((labels.stdout, value.stdout), (labels.stderr, value.stderr))
         if text.strip()
     ]
     if not lines:

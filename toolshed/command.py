@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 
-from toolshed.config import check_home
 from toolshed.errors import ConfigError, ToolFailure
 
 USER_ERROR, MACHINE_FAILURE, INTERRUPTED = 2, 3, 130
@@ -34,7 +33,10 @@ def run_command(body: Callable[[], int], *rooms: str) -> int:
 
     What a KeyboardInterrupt carries is said after ``interrupted``: how to go on.
     """
+    # Imported here: until then an interrupt would be a traceback.
     try:
+        from toolshed.config import check_home
+
         check_home(*rooms)
         return body()
     except ConfigError as error:
@@ -49,8 +51,17 @@ def run_command(body: Callable[[], int], *rooms: str) -> int:
         print(f"error: {place_words(error)}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt as stop:
-        print("; ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(stop)
+    except ImportError as error:
+        # So an extension module says that it was interrupted while it was loaded.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return _interrupted(error.__cause__)
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    print("; ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+    return INTERRUPTED
 
 
 def place_words(error: OSError) -> str:

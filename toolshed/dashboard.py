@@ -59,6 +59,8 @@ def _serve(options: argparse.Namespace) -> int:
     prepare()
     place = _join(options.address, options.namespace)
     port = listening.getsockname()[1]
+    # Who comes before the server is up waits for it.
+    listening.listen()
     print(f"dashboard: {_url(options.host, port)}", flush=True)
     run_server(make_app(place, token=token, port=port), listening)
     return 0
@@ -98,7 +100,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Listening already, so that a port that is taken is said in one sentence."""
+    """A socket that has the port, so that one that is taken is said in one sentence."""
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

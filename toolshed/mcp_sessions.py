@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from toolshed.errors import ConfigError, ToolRefusal
 from toolshed.images import ImageSource, load_image
 from toolshed.shed import Session, Toolshed
@@ -58,7 +56,7 @@ class Sessions:
         while len(self._kept) >= self._max_sessions:
             self._drop(next(iter(self._kept)), f"more than {self._max_sessions} were open")
         handle = f"session-{secrets.token_hex(8)}"
-        session = self._shed.session(images, scene=scene)
+        session = self._shed.session(images, scene=scene, priority="interactive")
         self._kept[handle] = _Kept(session=session, used_s=self._clock())
         return handle, session
 
@@ -135,7 +133,7 @@ class Pictures:
         )
         try:
             return load_image(source)
-        except (ConfigError, Image.DecompressionBombError) as error:
+        except ConfigError as error:
             raise ToolRefusal("bad_image", str(error)) from error
 
     def _allowed(self, location: Json) -> str:

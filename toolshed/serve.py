@@ -49,7 +49,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m toolshed.serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="toolshed serve", description=__doc__)
     parser.add_argument("config", help="word such as 'demo', or path of a tool YAML")
     parser.add_argument("--namespace", default=None, help="Ray namespace of the tools")
     parser.add_argument("--ray-address", default=None, help="serve in this running cluster")

@@ -61,14 +61,16 @@ class _Watch(MetaPathFinder):
 
 def watch() -> None:
     """Wait for torchvision: torch is not imported by every program of an environment."""
-    sys.meta_path.insert(0, _Watch())
+    # A venv's lib64 is its lib, so the .pth that calls this is read twice.
+    if not any(isinstance(each, _Watch) for each in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
 
 
 def declare() -> None:
     """Give torch the names, unless it is built for CUDA, where the real operators load."""
     import torch
 
-    if torch.version.cuda is not None:
+    if torch.version.cuda is not None or _LIBRARIES:
         return
     _LIBRARIES.append(library := torch.library.Library("torchvision", "DEF"))
     for name, signature in OPERATORS.items():

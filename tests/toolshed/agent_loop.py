@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import ClassVar
 
 from PIL import Image
 
 from toolshed.integration import verl
 from toolshed.integration.verl import ToolshedMethodTool
 from toolshed.schemas import schemas_of
-from toolshed.tool import Family, tool
-from toolshed.types import TextReply, Variable
 
 _REFERENCE = re.compile(r"\$([A-Za-z_]\w*)")
 
@@ -24,6 +21,7 @@ class AgentData:
     def __init__(self, *pictures: Image.Image) -> None:
         self.image_data: list[object] = list(pictures)
         self.context_vars: dict[str, object] = {}
+        self.tools_kwargs: dict[str, dict[str, object]] = {}
         self.metrics: list[dict[str, object]] = []
 
 
@@ -38,14 +36,17 @@ def method_tool(name: str, **settings: object) -> ToolshedMethodTool:
 
 
 async def turn(
-    data: AgentData, *calls: tuple[ToolshedMethodTool, dict[str, object]], resolve: bool = False
+    data: AgentData,
+    *calls: tuple[ToolshedMethodTool, dict[str, object]],
+    resolve: bool = False,
+    scene: int | None = 7,
 ) -> list[tuple[str, float]]:
     """One turn: an instance for every call, all together, then pictures and variables kept."""
 
     async def one(
         made: ToolshedMethodTool, parameters: dict[str, object]
     ) -> tuple[verl.ToolResponse, float, dict[str, object]]:
-        instance, _ = await made.create(create_kwargs={"scene": 7})
+        instance, _ = await made.create(create_kwargs={} if scene is None else {"scene": scene})
         try:
             if resolve:
                 parameters = {key: _resolved(data, value) for key, value in parameters.items()}
@@ -66,21 +67,3 @@ async def turn(
 def _resolved(data: AgentData, value: object) -> object:
     match = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
     return data.context_vars.get(match[1], value) if match else value
-
-
-class FakeExecutor(Family):
-    """Answers as the code executor does."""
-
-    name: ClassVar[str] = "code_executor"
-
-    @tool
-    def exec(self, code: str) -> TextReply:
-        """Run a program.
-
-        Args:
-            code: What to run.
-        """
-        if code == "1/0":
-            return TextReply(text="Stderr: ZeroDivisionError: division by zero")
-        kept = (Variable(name="result", kind="number", value=2.0),)
-        return TextReply(text="Result: 2\nStdout: two\nlines", variables=kept)

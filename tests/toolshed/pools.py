@@ -1,4 +1,4 @@
-"""Pools of replicas that are not there, for tests of routing."""
+"""Pools of pretended replicas for tests of routing."""
 
 from __future__ import annotations
 

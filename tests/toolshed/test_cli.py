@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import Image
 
 from toolshed.cli import COMMANDS, main
 from toolshed.commands import doctor
+from toolshed.serving.registry import Registry, SeatReport
 from toolshed.tabletop.state import initial_state
 from toolshed.tabletop.world import World
 
@@ -138,7 +139,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["call", "roborefer.detect_one", "--image", "no.png"], "no.png does not exist"),
     (["call", "roborefer.detect_one", "--depth", "desk.depth.png"], "1 depth images for 0"),
     ([*SEEN, "--out", "/proc/x.png"], "cannot be saved"),
-    (["call", "sam2.segment_from_point", "--config", "v1"], "real back-ends"),
+    (["call", "sam2.segment_from_point", "--config", "v1"], "toolshed env create sam2"),
     (["schemas", "ligth"], "did you mean 'light'?"),
     (["schemas", "no/such.yaml"], "does not exist"),
     (["new-tool", "Name"], "is no name for tools"),
@@ -163,7 +164,8 @@ def test_a_users_mistake_is_one_sentence(
         (["scale", "roborefer", "-1"], "less than 0"),
         (["scale", "roborefer", "many"], "invalid"),
         (["drain", "roborefer"], "required: INDEX"),
-        (["status", "--adress", "x"], "unrecognized arguments"),
+        (["status"], "required: --address"),
+        (["status", "--address", "x", "--adress", "x"], "unrecognized arguments"),
     ],
 )
 def test_a_line_that_cannot_be_read_says_how_it_is_written(
@@ -187,8 +189,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == shown
 
 
-# Those of 'serve' and 'env' are tried with the modules that they belong to.
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"serve", "env"}))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -207,13 +208,32 @@ def test_the_mcp_server_explains_itself(capsys: pytest.CaptureFixture[str]) -> N
 # ---- running tools --------------------------------------------------------------------------
 
 
+SEATS = Registry(
+    version=1,
+    seats=(
+        SeatReport(group="a", index=0, name="x", state="ready", since_s=3.0, num_restarts=0),
+        SeatReport(
+            group="a",
+            index=1,
+            name="y",
+            state="down",
+            since_s=1.0,
+            num_restarts=2,
+            reason="died while loading",
+        ),
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("words", "asked", "told"),
     [
-        (["status", "--address", "a:1"], ("status", "a:1"), '{\n  "replicas": 2\n}'),
-        (["scale", "sam2", "3"], ("scale", None, "sam2", 3), "sam2: 3 replicas"),
-        (["drain", "sam2", "0", "--address", "f"], ("drain", "f", "sam2", 0), "sam2: replica 0"),
-        (["stop"], ("stop", None), "stopped"),
+        (["status", "--address", "a:1"], ("a:1", "toolshed"), "a 1      down   1 s  2"),
+        (["status", "--address", "a:1"], ("a:1", "toolshed"), "a 1: died while loading"),
+        (["status", "--address", "a", "--json"], ("a", "toolshed"), '"state": "down"'),
+        (["scale", "b", "3", "--address", "a"], ("a", "b", 3, "toolshed"), "b: 3 replicas"),
+        (["drain", "b", "0", "--address", "a"], ("a", "b", 0, "toolshed"), "b: replica 0 is out"),
+        (["stop", "--address", "a", "--namespace", "n"], ("a", "n"), "stopped"),
     ],
 )
 def test_running_tools_are_asked_what_was_typed(
@@ -223,16 +243,15 @@ def test_running_tools_are_asked_what_was_typed(
     asked: tuple[object, ...],
     told: str,
 ) -> None:
-    """Words alone; what is done with them is tried where tools run."""
-    remote, calls = types.ModuleType("toolshed.serving.remote"), []
-    for name in ("status", "scale", "drain", "stop"):
+    """Words alone; running tools are asked for real where docs/ADD_A_TOOL.md is followed."""
+    calls = []
 
-        def noted(*given: object, name: str = name) -> dict[str, int]:
-            calls.append((name, *given))
-            return {"replicas": 2}
+    def noted(*given: object) -> Registry:
+        calls.append(given)
+        return SEATS
 
-        setattr(remote, name, noted)
-    monkeypatch.setitem(sys.modules, "toolshed.serving.remote", remote)
+    module = importlib.import_module(f"toolshed.commands.{words[0]}")
+    monkeypatch.setattr(module, words[0], noted)
     assert main(words) == 0
     assert calls == [asked] and told in capsys.readouterr().out
 

@@ -174,8 +174,9 @@ def test_list_format_is_kept_byte_for_byte(tmp_path: Path) -> None:
         "vlm",
         "roborefer",
     ]
+    here = replaced(load_tools(path), {"vlm.environment": None, "roborefer.environment": None})
     with pytest.raises(ConfigError, match="trust_remote_code: true"):
-        Toolshed.open(path)
+        Toolshed.open(here)
     light = replaced(load_tools(path), {"vlm.backend": "light", "roborefer.backend": "light"})
     assert ToolSet.of(light).schema_hash == tools.schema_hash
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,12 +79,10 @@ def test_the_page_is_true_up_to_serving(reader: Reader) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("toolshed.serving.remote") is None,
-    reason="tools cannot be served in this checkout yet",
-)
 def test_the_page_is_true_to_its_end(reader: Reader) -> None:
     for block in blocks_of("ADD_A_TOOL.md"):
         reader.follow(block)
-    assert reader.output.startswith("red ") and "stopped" in reader.output
+    assert re.match(r"red \d+, green \d+, blue \d+\n", reader.output), reader.output
+    assert re.search(r"^colour_meter 1 +(starting|ready) ", reader.output, re.MULTILINE)
+    assert reader.output.endswith("stopped\n")
     assert reader.serving is not None and reader.serving.wait(timeout=60) == 0

@@ -1,4 +1,4 @@
-"""Routing in the caller: who gets a call, who waits, who is given back; from several threads."""
+"""Routing in the caller: who gets a call, who waits, who is left alone; from several threads."""
 
 from __future__ import annotations
 

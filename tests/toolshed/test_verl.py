@@ -6,8 +6,6 @@ import asyncio
 import gc
 import json
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.toolshed.agent_loop import AgentData, FakeExecutor, method_tool, turn
+from tests.toolshed.agent_loop import AgentData, method_tool, turn
 from tests.toolshed.fake_tools import HERE
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
@@ -127,6 +125,22 @@ def test_the_prompts_pictures_may_come_with_depth(scene: Image.Image, tmp_path: 
     assert str(asyncio.run(loop())).startswith("Estimated depth map for 448x336 image.")
 
 
+def test_what_one_tool_is_given_the_others_of_the_trajectory_know(scene: Image.Image) -> None:
+    data = AgentData(scene)
+    data.tools_kwargs = {
+        "robot.get_depth": {"create_kwargs": {"scene": 7}},
+        "somebody.elses": {"create_kwargs": {"token": "x"}},
+    }
+    detect, depth = method_tool("roborefer.detect_one"), method_tool("robot.get_depth")
+
+    async def loop() -> list[tuple[str, float]]:
+        asked: dict[str, object] = {"obj_name": "blue object", "image_index": 0}
+        first = await turn(data, (detect, asked), scene=None)
+        return first + await turn(data, (depth, {}), scene=None)
+
+    assert [reward for _, reward in asyncio.run(loop())] == [0.1, 0.1]
+
+
 @pytest.mark.parametrize("index", [1, -1, "0", 0.0, True, None])
 def test_a_wrong_image_index_is_told_in_the_published_words(
     scene: Image.Image, index: object
@@ -198,6 +212,19 @@ def test_a_trajectory_ends_with_the_loops_record_of_it(scene: Image.Image) -> No
     assert len(kept) == 0
 
 
+def test_create_kwargs_that_are_none_are_named() -> None:
+    depth = method_tool("robot.get_depth")
+    wrong: list[tuple[object, str]] = [
+        ({"scen": 7}, "has 'scen'; known: scene, images"),
+        ({"scene": "7"}, "no whole number"),
+        ({"images": "a.png"}, "no list"),
+        ("x", "no mapping"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(ConfigError, match=told):
+            asyncio.run(depth.create(create_kwargs=given))
+
+
 @pytest.fixture
 def trouble(tmp_path: Path) -> Iterator[None]:
     config = parse_tools(
@@ -239,6 +266,7 @@ def test_broken_machinery_never_reaches_the_model() -> None:
         ({"tools": "light", "function_name": "robot.get_dept"}, "did you mean 'robot.get_depth'"),
         ({"timeouts": 3}, "config.timeouts"),
         ({"timeout": 0}, "config.timeout"),
+        ({"reward": "much"}, "config.reward"),
         ({}, "names no tools"),
     ],
 )
@@ -267,27 +295,32 @@ def test_exported_entries_are_read_again_and_nothing_is_edited_in_place() -> Non
 
 
 def test_code_is_told_in_sections_and_earns_by_its_success() -> None:
-    with Toolshed.open(
-        parse_tools({"code_executor": {"backend": f"{FakeExecutor.__module__}:FakeExecutor"}})
-    ) as s:
-        opened.provide(s)
-        code = ToolshedCodeTool({"timeout": 5}, {"function": {"name": "execute_python"}})
+    with Toolshed.open(parse_tools({"code_executor": {"backend": "light"}})) as shed:
+        opened.provide(shed)
+        code = ToolshedCodeTool({"timeout": 60}, {"function": {"name": "execute_python"}})
         data = AgentData()
 
-        async def loop() -> list[tuple[str | None, float, float]]:
+        async def loop() -> list[tuple[str, float, float]]:
             told = []
-            for program in ("1+1", "1/0"):
+            for program in ("print('two')\nprint('lines')\n1 + 1", "print('a')\n1 / 0"):
                 instance, _ = await code.create()
-                response, reward, _ = await code.execute(
+                response, reward, metrics = await code.execute(
                     instance, {"code": program}, agent_data=data
                 )
-                told.append((response.text, reward, await code.calc_reward(instance)))
+                assert metrics["function_name"] == "code_executor.exec"
+                told.append((str(response.text), reward, await code.calc_reward(instance)))
             return told
 
         first, second = asyncio.run(loop())
-    assert first == ("Execution result: 2\nOutput: two\nlines", 0.2, 0.2)
-    assert second[:2] == ("Error: ZeroDivisionError: division by zero", 0.0)
-    assert second[2] == pytest.approx(0.5 * 0.4)
+    assert first == (
+        "Execution result: 2\nOutput: two\nlines\nKept for later calls: $result (number).",
+        0.2,
+        0.2,
+    )
+    text, reward, earned = second
+    assert text.startswith("Output: a\nError: ") and "ZeroDivisionError" in text
+    # One of two programs ended well: half of what two would have earned.
+    assert reward == 0.0 and earned == pytest.approx(0.5 * 0.4)
 
 
 # ---- functions ------------------------------------------------------------------------------
@@ -309,68 +342,6 @@ def test_wrappers_share_one_session() -> None:
 def test_names_that_are_gone_say_what_to_do(name: str) -> None:
     with pytest.raises(RuntimeError, match="toolshed schemas CONFIG --format verl"):
         vars(verl)[name]("toolshed_router")
-
-
-# ---- verl itself ----------------------------------------------------------------------------
-
-_VERL = """
-from pydantic import BaseModel, model_validator
-
-class ToolResponse(BaseModel):
-    text: str | None = None
-    image: list | None = None
-    video: list | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def lists(cls, values):
-        assert all(isinstance(values.get(key, []), list) for key in ("image", "video"))
-        return values
-
-class OpenAIFunctionSchema(BaseModel):
-    name: str
-
-class OpenAIFunctionToolSchema(BaseModel):
-    type: str
-    function: OpenAIFunctionSchema
-"""
-_BASE = """
-class BaseTool:
-    def __init__(self, config, tool_schema):
-        self.config, self.tool_schema = config, tool_schema
-        self.name = tool_schema.function.name
-"""
-_USE = """
-import asyncio
-from toolshed.integration.verl import ToolResponse, ToolshedMethodTool
-from verl.tools.base_tool import BaseTool
-from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse as Theirs
-assert ToolResponse is Theirs and issubclass(ToolshedMethodTool, BaseTool)
-schema = {"type": "function", "function": {"name": "robot.capture_image"}}
-made = ToolshedMethodTool({"tools": "light"}, OpenAIFunctionToolSchema.model_validate(schema))
-
-async def loop():
-    instance, first = await made.create(create_kwargs={"scene": 7})
-    assert first == Theirs()
-    return await made.execute(instance, {})
-
-response, reward, metrics = asyncio.run(loop())
-print(response.text, len(response.image), reward, metrics["status"])
-"""
-
-
-def test_verls_own_classes_are_used_where_it_is_installed(tmp_path: Path) -> None:
-    tools = tmp_path / "verl" / "tools"
-    tools.mkdir(parents=True)
-    (tools / "schemas.py").write_text(_VERL)
-    (tools / "base_tool.py").write_text(_BASE)
-    done = subprocess.run(
-        [sys.executable, "-c", _USE],
-        env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == "Captured image: 448×336 pixels. 1 0.1 ok", done.stderr
 
 
 def test_a_picture_that_is_none_is_refused_by_name() -> None:

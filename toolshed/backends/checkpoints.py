@@ -33,11 +33,26 @@ def needed(module: str, environment: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            f"no package {error.name or module!r} here ({error}); this back-end lives in the tool "
-            f"environment {environment!r}: make it with 'toolshed env create {environment}' and "
-            f"write 'environment: {environment}'"
-        ) from error
+        told = f"no package {error.name or module!r} here ({error})"
+        raise ConfigError(_lives_in(environment, told)) from error
+
+
+def transformers_class(name: str, environment: str) -> Any:
+    """A class of transformers, which looks for its own packages only when a class is asked for."""
+    module = needed("transformers", environment)
+    try:
+        return getattr(module, name)
+    except (ImportError, AttributeError) as error:
+        told = f"transformers {module.__version__} has no {name} here ({error.__cause__ or error})"
+        raise ConfigError(_lives_in(environment, told)) from error
+
+
+def _lives_in(environment: str, told: str) -> str:
+    shown = " ".join(told.split())[:300]
+    return (
+        f"{shown}; this back-end lives in the tool environment {environment!r}: make it with "
+        f"'toolshed env create {environment}' and write 'environment: {environment}'"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +62,8 @@ class Placement:
     device: torch.device
     dtype: torch.dtype | None
     """None is the checkpoint's own."""
+    environment: str
+    """Tool environment that has the model's packages."""
 
     @classmethod
     def of(cls, device: str, dtype: str, environment: str) -> Placement:
@@ -55,7 +72,7 @@ class Placement:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype = {dtype!r}; write one of {', '.join(DTYPES)}")
         numbers = None if dtype == "auto" else getattr(torch, dtype)
-        return cls(device=_device(device, torch), dtype=numbers)
+        return cls(device=_device(device, torch), dtype=numbers, environment=environment)
 
 
 def _device(word: str, torch: Any) -> Any:
@@ -86,7 +103,7 @@ def pretrained(
     ``model_id`` is a folder or a repository of the hub, there at ``revision`` or at the commit that
     the release was run with. ConfigError where it cannot be had or is another model's checkpoint.
     """
-    with found(model_id):
+    with found(model_id, placement.environment):
         model, info = model_class.from_pretrained(
             model_id,
             revision=_revision(model_id, revision),
@@ -107,12 +124,13 @@ def pretrained(
 def processor_of(
     processor_class: Any,
     model_id: str,
+    placement: Placement,
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
     """What turns pictures and text into a model's inputs, from the model's own folder."""
-    with found(model_id):
+    with found(model_id, placement.environment):
         return processor_class.from_pretrained(
             model_id,
             revision=_revision(model_id, revision),
@@ -125,10 +143,12 @@ def _revision(model_id: str, revision: str | None) -> str:
 
 
 @contextlib.contextmanager
-def found(model_id: str) -> Iterator[None]:
+def found(model_id: str, environment: str) -> Iterator[None]:
     """Say of a checkpoint that cannot be read which it is and what to do."""
     try:
         yield
+    except ImportError as error:
+        raise ConfigError(_lives_in(environment, str(error))) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         where = "the folder" if Path(model_id).exists() else "neither a folder nor a download"
         first = str(error).strip().split("\n")[0][:300]

@@ -18,6 +18,7 @@ from toolshed.backends.checkpoints import (
     needed,
     pretrained,
     processor_of,
+    transformers_class,
 )
 from toolshed.errors import ConfigError
 from toolshed.tools.depth import Depth
@@ -43,17 +44,18 @@ class DepthPro(Depth):
     ) -> None:
         """``checkpoint_path`` is a ``depth_pro.pt`` of the original release; it goes before
         ``model_id``, which is a checkpoint in the form of transformers."""
-        transformers = needed("transformers", self.environment)
+        needed("torchvision", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
         if checkpoint_path is not None:
             from toolshed.backends.depth_pro_checkpoint import load_original
 
             self._model, self._processor = load_original(checkpoint_path, self._placement)
         else:
-            model_class = transformers.DepthProForDepthEstimation
+            model_class = transformers_class("DepthProForDepthEstimation", self.environment)
             self._model = pretrained(model_class, model_id, self._placement, revision=revision)
+            processor_class = transformers_class("DepthProImageProcessor", self.environment)
             self._processor = processor_of(
-                transformers.DepthProImageProcessor, model_id, revision=revision
+                processor_class, model_id, self._placement, revision=revision
             )
         if not self._model.use_fov_model:
             raise ConfigError(
@@ -79,7 +81,9 @@ class DepthPro(Depth):
         import torch
 
         with torch.inference_mode(), memory_errors():
-            inputs = self._processor([each.pixels for each in images], return_tensors="pt")
+            # What came from another process is read-only, and torch wants to own its arrays.
+            pictures = [each.pixels.copy() for each in images]
+            inputs = self._processor(pictures, return_tensors="pt")
             pixels = inputs["pixel_values"].to(self._placement.device, self._model.dtype)
             answered = self._model(pixel_values=pixels)
             # A depth in 16 bits would be rounded to millimetres at best.

@@ -6,12 +6,13 @@ must find its place and every place its weight, or the file is refused.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolshed.backends.checkpoints import Placement, memory_errors
+from toolshed.backends.checkpoints import Placement, found, memory_errors, transformers_class
 from toolshed.errors import ConfigError
 
 HOOKS = (11, 5)
@@ -97,11 +98,11 @@ def _matched(key: str, rules: tuple[tuple[str, str], ...]) -> str | None:
 
 def converted(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Weights of the original under transformers' names; joint ones cut in three."""
-    found: dict[str, Any] = {}
+    theirs: dict[str, Any] = {}
     for key, weight in weights.items():
         names = renamed(key)
-        found.update(zip(names, weight.chunk(len(names)), strict=True))
-    return found
+        theirs.update(zip(names, weight.chunk(len(names)), strict=True))
+    return theirs
 
 
 def config_of(weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,21 +148,25 @@ def _encoder(shape: Mapping[str, tuple[int, ...]], prefix: str) -> dict[str, Any
 def load_original(path: str, placement: Placement) -> tuple[Any, Any]:
     """Model and image processor from a ``depth_pro.pt``; ConfigError where it is none."""
     import torch
-    from transformers import DepthProConfig, DepthProForDepthEstimation, DepthProImageProcessor
 
     if not Path(path).is_file():
         raise ConfigError(f"checkpoint_path = {path!r} is no file; give the path of depth_pro.pt")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        config = DepthProConfig(**config_of(weights))
-        model = DepthProForDepthEstimation(config)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConfigError(f"checkpoint_path = {path!r} is no file of weights alone") from error
+    try:
+        config = transformers_class("DepthProConfig", "depth")(**config_of(weights))
+        model = transformers_class("DepthProForDepthEstimation", "depth")(config)
         model.load_state_dict(converted(weights), strict=True)
-    except (KeyError, RuntimeError, AttributeError, EOFError) as error:
+    except (KeyError, RuntimeError, AttributeError) as error:
         first = str(error).strip().split("\n")[0][:300]
         raise ConfigError(
             f"checkpoint_path = {path!r} is no checkpoint of Depth Pro: {first}"
         ) from error
     side = 4 * config.patch_size
-    processor = DepthProImageProcessor(size={"height": side, "width": side})
+    processor_class = transformers_class("DepthProImageProcessor", "depth")
+    with found(path, placement.environment):
+        processor = processor_class(size={"height": side, "width": side})
     with memory_errors():
         return model.to(placement.device, placement.dtype or model.dtype).eval(), processor

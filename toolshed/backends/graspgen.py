@@ -54,7 +54,7 @@ class GraspGen(FilteredGrasping):
                 "graspgen_franka_panda.yml beside its weights"
             )
         server = needed("grasp_gen.grasp_server", self.environment)
-        with found(gripper_config):
+        with found(gripper_config, self.environment):
             self._sampler = server.GraspGenSampler(server.load_grasp_cfg(gripper_config))
         self._run = server.GraspGenSampler.run_inference
 

@@ -1,7 +1,7 @@
 """Pointing by Molmo, as the release did it: the model's own code, run because the config says so.
 
 Answers are greedy, so equal calls have equal answers, and the model loads in the dtype asked for.
-Its code was written for transformers 4; the tool environment ``vlm`` pins a version that runs it.
+Its code was written for transformers 4 and was never run by us.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class Molmo(AskedPointing):
         transformers = needed("transformers", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
         self._processor = processor_of(
-            transformers.AutoProcessor, model_id, revision=revision, trust_remote_code=True
+            transformers.AutoProcessor,
+            model_id,
+            self._placement,
+            revision=revision,
+            trust_remote_code=True,
         )
         self._model = pretrained(
             transformers.AutoModelForCausalLM,

@@ -17,6 +17,7 @@ from toolshed.backends.checkpoints import (
     needed,
     pretrained,
     processor_of,
+    transformers_class,
 )
 from toolshed.backends.pointing_texts import thousandth_points
 from toolshed.types import Point
@@ -40,16 +41,15 @@ class Molmo2(AskedPointing):
         ask_all: str = "Point to all {obj_name}s.",
     ) -> None:
         super().__init__(announce=announce, ask_one=ask_one, ask_all=ask_all)
-        transformers = needed("transformers", self.environment)
+        needed("torchvision", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
-        self._processor = processor_of(transformers.Molmo2Processor, model_id, revision=revision)
-        self._processor.tokenizer.padding_side = "left"
-        self._model = pretrained(
-            transformers.Molmo2ForConditionalGeneration,
-            model_id,
-            self._placement,
-            revision=revision,
+        processor_class = transformers_class("Molmo2Processor", self.environment)
+        self._processor = processor_of(
+            processor_class, model_id, self._placement, revision=revision
         )
+        self._processor.tokenizer.padding_side = "left"
+        model_class = transformers_class("Molmo2ForConditionalGeneration", self.environment)
+        self._model = pretrained(model_class, model_id, self._placement, revision=revision)
         self._max_new_tokens = max_new_tokens
 
     def batch_key(self, method: str, arguments: Mapping[str, object]) -> object:

@@ -55,7 +55,7 @@ class RoboRefer(AskedPointing):
         torch = needed("torch", self.environment)
         llava = needed("llava", self.environment)
         folder = _folder(model_path, revision)
-        with found(folder):
+        with found(folder, self.environment):
             self._model = llava.load(folder, torch_dtype=getattr(torch, word))
         self._generation = self._model.default_generation_config
         self._generation.update(
@@ -86,7 +86,7 @@ def _folder(model_path: str, revision: str | None) -> str:
     if model_path.count("/") != 1 or model_path.startswith((".", "/")):
         raise ConfigError(f"model_path = {model_path!r} is no folder; give that of a checkpoint")
     hub = needed("huggingface_hub", RoboRefer.environment)
-    with found(model_path):
+    with found(model_path, RoboRefer.environment):
         commit = revision or REVISIONS.get(model_path)
         return str(hub.snapshot_download(model_path, revision=commit))
 

@@ -18,6 +18,7 @@ from toolshed.backends.checkpoints import (
     needed,
     pretrained,
     processor_of,
+    transformers_class,
 )
 from toolshed.backends.erosion import erode_square, segmentation
 from toolshed.errors import ConfigError, ToolRefusal
@@ -52,14 +53,14 @@ class Sam2(SegmentationTool):
         """``erosion_px`` is the side of the square, odd; 1 leaves masks as they are."""
         if erosion_px < 1 or erosion_px % 2 == 0:
             raise ConfigError(f"erosion_px = {erosion_px}; write an odd number, 1 for no erosion")
-        transformers = needed("transformers", self.environment)
+        needed("torchvision", self.environment)
         self._placement = Placement.of(device, dtype, self.environment)
+        processor_class = transformers_class(self.processor_class, self.environment)
         self._processor = processor_of(
-            getattr(transformers, self.processor_class), model_id, revision=revision
+            processor_class, model_id, self._placement, revision=revision
         )
-        self._model = pretrained(
-            getattr(transformers, self.model_class), model_id, self._placement, revision=revision
-        )
+        model_class = transformers_class(self.model_class, self.environment)
+        self._model = pretrained(model_class, model_id, self._placement, revision=revision)
         self._threshold, self._erosion_px = mask_threshold, erosion_px
         self._num_kept = kept_encodings
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
@@ -119,9 +120,9 @@ class Sam2(SegmentationTool):
         """Feature maps of each picture, (1, C, h, w) per level; unknown ones encoded together."""
         new = {each.sha256: each for each in images if each.sha256 not in self._encodings}
         if new:
-            inputs = self._processor.image_processor(
-                [each.pixels for each in new.values()], return_tensors="pt"
-            )
+            # What came from another process is read-only, and torch wants to own its arrays.
+            pictures = [each.pixels.copy() for each in new.values()]
+            inputs = self._processor.image_processor(pictures, return_tensors="pt")
             pixels = inputs["pixel_values"].to(self._placement.device, self._model.dtype)
             levels = self._model.get_image_embeddings(pixels)
             for row, key in enumerate(new):

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     images = _images(options)
     names = list(dict.fromkeys(each.name for each in typed))
     with _interrupted_at_once(), Toolshed.open(config, show=names) as shed:
-        session = shed.session(images, scene=options.scene)
+        session = shed.session(images, scene=options.scene, priority="interactive")
         calls = [(each, shed.tools.methods[each.name]) for each in typed]
         return asyncio.run(_play(session, calls, _Drawing.of(options, images)))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolshed.commands.remote import at_least_zero, parser_for
+from toolshed.commands.remote import at_least_zero, options_of, parser_for
+from toolshed.serving.remote import drain
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,11 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "index", metavar="INDEX", type=at_least_zero, help="of the replica, as status shows it"
     )
-    options = parser.parse_args(arguments)
-    from toolshed.serving.remote import (  # type: ignore[import-not-found,unused-ignore]
-        drain,
-    )
-
-    drain(options.address, options.family, options.index)
+    options = options_of(parser, arguments)
+    drain(options.address, options.family, options.index, options.namespace)
     print(f"{options.family}: replica {options.index} is out")
     return 0

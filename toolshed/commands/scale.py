@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolshed.commands.remote import at_least_zero, parser_for
+from toolshed.commands.remote import at_least_zero, options_of, parser_for
+from toolshed.serving.remote import scale
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,11 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "num_replicas", metavar="N", type=at_least_zero, help="how many from now on"
     )
-    options = parser.parse_args(arguments)
-    from toolshed.serving.remote import (  # type: ignore[import-not-found,unused-ignore]
-        scale,
-    )
-
-    scale(options.address, options.family, options.num_replicas)
+    options = options_of(parser, arguments)
+    scale(options.address, options.family, options.num_replicas, options.namespace)
     print(f"{options.family}: {options.num_replicas} replicas")
     return 0

@@ -16,7 +16,10 @@ from PIL import Image
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image, make_image
 from toolshed.shed import Toolshed
-from toolshed.types import Json, ToolImage
+from toolshed.types import Json, ToolImage, Variable
+
+_GIVEN = ("scene", "images")
+"""What ``create_kwargs`` may hold."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,15 +48,27 @@ class Start:
     @classmethod
     def read(cls, arguments: Mapping[str, object]) -> Start:
         """From ``create_kwargs``; ConfigError where they are none of ours."""
-        unknown = sorted(set(arguments) - {"scene", "images"})
+        unknown = sorted(set(arguments) - set(_GIVEN))
         if unknown:
-            raise ConfigError(f"create_kwargs has {unknown[0]!r}; known: scene, images")
+            raise ConfigError(f"create_kwargs has {unknown[0]!r}; known: {', '.join(_GIVEN)}")
         scene, images = arguments.get("scene"), arguments.get("images") or []
         if not isinstance(scene, int | None) or isinstance(scene, bool):
             raise ConfigError(f"create_kwargs.scene is {scene!r}, no whole number")
         if not isinstance(images, list | tuple):
             raise ConfigError("create_kwargs.images is no list of {image, depth, focal_length_px}")
         return cls(scene=scene, images=tuple(map(to_tool_image, images)))
+
+    @classmethod
+    def of_record(cls, record: object, own: Mapping[str, object]) -> Start:
+        """What the loop's record gives to any of its tools: the first one called is to know the
+        world that only another one is told of. ``own`` is what its own instance was given."""
+        given: dict[str, object] = {}
+        # The loop's class is not ours, and older ones keep nothing of the kind.
+        for settings in (getattr(record, "tools_kwargs", None) or {}).values():
+            created = settings.get("create_kwargs") if isinstance(settings, Mapping) else None
+            if isinstance(created, Mapping):
+                given |= {key: created[key] for key in _GIVEN if key in created}
+        return cls.read({**given, **own})
 
 
 class Trajectory:
@@ -67,6 +82,8 @@ class Trajectory:
         """How many pictures the loop began with."""
         self._num_taken = len(start.images)
         """How many of the session's pictures the loop has; the others were brought since."""
+        self._told: dict[str, object] = {}
+        """Values that the loop was given, by the name of their variable."""
         self._converted: dict[int, tuple[object, ToolImage]] = {}
         self._by_pixels: dict[str, ToolImage] = {}
 
@@ -86,11 +103,18 @@ class Trajectory:
         session.images[:] = [*map(self._picture, range(len(pictures)), pictures), *kept]
         self._num_taken = len(pictures)
 
+    def tell(self, variables: Sequence[Variable]) -> list[dict[str, object]]:
+        """What a call has left behind, as the loop keeps it; nothing is fetched or copied."""
+        shown = [each for each in variables if not each.name.startswith("_")]
+        self._told.update({each.name: each.value for each in shown})
+        return [{"name": each.name, "value": each.value} for each in shown]
+
     def as_written(self, value: object) -> Json:
         """An argument as a model writes it, where the loop has put a variable in its place."""
-        for variable in self.session.variables.values():
-            if variable.value is value and not isinstance(value, bool | int | float | str | None):
-                return f"${variable.name}"
+        if not isinstance(value, bool | int | float | str | None):
+            for name, told in self._told.items():
+                if told is value:
+                    return f"${name}"
         if isinstance(value, np.ndarray | np.generic):
             plain: Json = value.tolist()
             return plain

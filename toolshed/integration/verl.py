@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from toolshed import code_text, replies
+from toolshed.blocking import run_now
+from toolshed.chat import clean
+from toolshed.code_text import Labels
 from toolshed.config import known_name
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.integration.opened import opened
 from toolshed.integration.trajectory import Ledger, Start, Trajectories, Trajectory, to_pil
 from toolshed.schemas import ROUTER_NAME
-from toolshed.types import Json, Status, ToolCall, ToolResult
+from toolshed.types import CodeRun, Json, Status, ToolCall, ToolResult
 
 if TYPE_CHECKING:
     from toolshed.integration.carriers import BaseTool, ToolResponse
@@ -44,7 +48,7 @@ __all__ = [
 ]
 
 _CODE = "code_executor.exec"
-_SECTIONS = {"Result: ": "Execution result: ", "Stdout: ": "Output: ", "Stderr: ": "Error: "}
+_LABELS = Labels(result="Execution result", stdout="Output", stderr="Error")
 _FAILED = "Error: the tool is not available"
 _trajectories: weakref.WeakKeyDictionary[Toolshed, Trajectories] = weakref.WeakKeyDictionary()
 """Of each set of opened tools."""
@@ -83,7 +87,8 @@ class ToolSettings(BaseModel):
 class _Instance:
     """Between ``create`` and ``release``: one call in verl's own loop."""
 
-    start: Start
+    given: dict[str, object]
+    """What the data set gives to this tool."""
     alone: Trajectory | None = None
     """Where the loop hands no trajectory over."""
     ledger: Ledger = dataclasses.field(default_factory=Ledger)
@@ -116,7 +121,8 @@ class _ToolshedTool(BaseTool):
             raise ConfigError("create_kwargs is no mapping")
         await self._shed()
         chosen = str(uuid.uuid4()) if instance_id is None else instance_id
-        self._instances[chosen] = _Instance(start=Start.read(given))
+        Start.read(given)
+        self._instances[chosen] = _Instance(given=dict(given))
         return chosen, ToolResponse()
 
     async def execute(
@@ -136,7 +142,9 @@ class _ToolshedTool(BaseTool):
         instance.last_result = result
         instance.ledger = trajectory.ledger(self._kind)
         instance.ledger.enter(reward, answered=answered)
-        return self._told(result, instance.ledger, answered, reward)
+        response, metrics = self._told(result, instance.ledger, answered)
+        metrics["variables"] = trajectory.tell(result.variables)
+        return response, reward, metrics
 
     async def release(self, instance_id: str, **kwargs: object) -> None:
         """Forget an instance; its trajectory lives as long as the loop's record of it."""
@@ -153,9 +161,12 @@ class _ToolshedTool(BaseTool):
         shed = await self._shed()
         if agent_data is not None:
             kept = _trajectories.setdefault(shed, Trajectories())
-            return kept.of(agent_data, lambda: Trajectory(shed, instance.start))
+            return kept.of(
+                agent_data,
+                lambda: Trajectory(shed, Start.of_record(agent_data, instance.given)),
+            )
         if instance.alone is None:
-            instance.alone = Trajectory(shed, instance.start)
+            instance.alone = Trajectory(shed, Start.read(instance.given))
         return instance.alone
 
     async def _shed(self) -> Toolshed:
@@ -201,30 +212,25 @@ class _ToolshedTool(BaseTool):
         return result.text
 
     def _told(
-        self, result: ToolResult, ledger: Ledger, answered: bool, reward: float
-    ) -> tuple[ToolResponse, float, dict[str, object]]:
+        self, result: ToolResult, ledger: Ledger, answered: bool
+    ) -> tuple[ToolResponse, dict[str, object]]:
         metrics: dict[str, object] = {
             "toolshed_calls": ledger.num_calls,
             "function_name": result.name,
             "status": result.status,
             "reason": result.reason,
             "timings": dataclasses.asdict(result.timings),
-            "variables": [
-                {"name": each.name, "value": each.value}
-                for each in result.variables
-                if not each.name.startswith("_")
-            ],
         }
         if answered:
             pictures: list[object] = [to_pil(each) for each in result.images]
             # verl's own class takes no None for pictures.
             brought = {"image": pictures} if pictures else {}
-            return ToolResponse(text=self._text(result), **brought), reward, metrics
+            return ToolResponse(text=self._text(result), **brought), metrics
         message = result.text.removeprefix("Error: ")
         metrics["error"] = message
         # What broke in our machinery is for people; a model could only learn our accidents.
         text = _FAILED if result.status == "failed" else f"Error: {message}"
-        return ToolResponse(text=text), reward, metrics
+        return ToolResponse(text=text), metrics
 
 
 class ToolshedMethodTool(_ToolshedTool):
@@ -257,34 +263,28 @@ class ToolshedCodeTool(_ToolshedTool):
         return share * min(self._reward_of(True) * ledger.num_calls, cap)
 
     def _answered(self, result: ToolResult) -> bool:
-        return result.status == "ok" and not any(
-            line.startswith("Stderr: ") for line in result.text.splitlines()
-        )
+        run = result.value
+        return result.status == "ok" and not (isinstance(run, CodeRun) and run.stderr.strip())
 
     def _text(self, result: ToolResult) -> str:
-        return _in_sections(result.text)
+        run = result.value
+        if not isinstance(run, CodeRun):
+            return result.text
+        kept = "" if run.result is None else replies.hint_of(f"$result ({code_text.form(run)})")
+        return clean(code_text.released(run, kept, _LABELS))
 
     def _told(
-        self, result: ToolResult, ledger: Ledger, answered: bool, reward: float
-    ) -> tuple[ToolResponse, float, dict[str, object]]:
-        response, reward, metrics = super()._told(result, ledger, answered, reward)
+        self, result: ToolResult, ledger: Ledger, answered: bool
+    ) -> tuple[ToolResponse, dict[str, object]]:
+        response, metrics = super()._told(result, ledger, answered)
         if result.status == "ok" and not answered:
             # A program that ended with an error has been run, and its output tells why.
-            response = ToolResponse(text=_in_sections(result.text))
-        return response, reward, metrics
+            response = ToolResponse(text=self._text(result))
+        return response, metrics
 
 
 def _without_answer(call: ToolCall, status: Status, reason: str, text: str) -> ToolResult:
     return ToolResult(call_id=call.id, name=call.name, status=status, reason=reason, text=text)
-
-
-def _in_sections(text: str) -> str:
-    """Lines under the headings that verl's users read."""
-    lines = []
-    for line in text.splitlines():
-        start = next((each for each in _SECTIONS if line.startswith(each)), None)
-        lines.append(line if start is None else _SECTIONS[start] + line.removeprefix(start))
-    return "\n".join(lines)
 
 
 def _wrong_index(arguments: Mapping[str, Json], num_images: int) -> str | None:
@@ -307,16 +307,16 @@ def get_toolshed_tool_wrappers(
 ) -> dict[str, Callable[..., ToolResult]]:
     """Every tool as a function of keyword arguments, by dotted name.
 
-    All of them share one session, so that one reads the variables of another. They block, and must
-    not be called where an event loop runs. Raises ConfigError where there are no such tools.
+    All of them share one session, so that one reads the variables of another. They block until the
+    answer is there. Raises ConfigError where there are no such tools.
     """
-    shed = asyncio.run(opened(tools, address, None, namespace))
+    shed = run_now(opened(tools, address, None, namespace))
     session = shed.session()
 
     def function(name: str) -> Callable[..., ToolResult]:
         def call(**arguments: Json) -> ToolResult:
             made = ToolCall(id=uuid.uuid4().hex, name=name, arguments=arguments)
-            result = asyncio.run(session.call(made))
+            result = session.call_now(made)
             if result.status == "failed":
                 raise ToolFailure(result.reason, result.text)
             return result

@@ -1,4 +1,4 @@
-"""Sick and slow replicas: left alone, tried again after a pause, used if all others are so too."""
+"""Breakers: a replica that fails or crawls is left alone, and tried again after a pause."""
 
 from __future__ import annotations
 
