@@ -55,15 +55,17 @@ class Findings:
     num_cases: int = 0
     num_refused: int = 0
     slowest_s: float = 0.0
+    slowest: str = ""
     wrong: list[str] = field(default_factory=list)
 
-    def add(self, began_s: float, complaints: Iterable[str]) -> None:
+    def add(self, what: str, began_s: float, complaints: Iterable[str]) -> None:
         self.num_cases += 1
         took_s = time.perf_counter() - began_s
-        self.slowest_s = max(self.slowest_s, took_s)
+        if took_s > self.slowest_s:
+            self.slowest_s, self.slowest = took_s, what[:100]
         self.wrong += complaints
         if took_s > SLOW_S:
-            self.wrong.append(f"slow: a case took {took_s:.1f} s")
+            self.wrong.append(f"slow: {what[:100]!r} took {took_s:.1f} s")
         if self.num_cases % 50 == 0:
             faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
 
@@ -73,6 +75,7 @@ class Findings:
             "refused": self.num_refused,
             "wrong": len(self.wrong),
             "slowest_s": round(self.slowest_s, 3),
+            "slowest": self.slowest,
             "examples": list(self.wrong[:10]),
         }
 
@@ -137,7 +140,7 @@ def check_parser(parse: Callable[[str], ParsedCalls], outputs: Sequence[str]) ->
             findings.num_refused += bool(parsed.errors)
         except Exception as error:
             complaints = [f"{type(error).__name__}: {error} for {text[:200]!r}"]
-        findings.add(began_s, complaints)
+        findings.add(text, began_s, complaints)
     return findings
 
 
@@ -180,7 +183,7 @@ async def check_calls(shed: Toolshed, call: Call, hostile: Sequence[Hostile]) ->
             findings.num_refused += result.status == "refused"
         except Exception as error:
             complaints = [f"{type(error).__name__}: {error} of {_shown(each)}"]
-        findings.add(began_s, complaints)
+        findings.add(_shown(each), began_s, complaints)
     return findings
 
 
@@ -232,7 +235,7 @@ def unnamed(hostile: Hostile, text: str) -> str:
 
 def _is_named(value: object, text: str) -> bool:
     sizes = r"got (\w+ )*(of|about|than|nested) (about |more than )?\d+|nested \d+|than \d+"
-    if re.search(sizes, text) or (value == "[[1e999, 0, 1]]" and "[[Infinity, 0, 1]]" in text):
+    if re.search(sizes, text) or (value == "[[1e999, 0, 1]]" and "[Infinity, 0, 1]" in text):
         return True
     if isinstance(value, list | dict) and len(value) > 300:
         return False
@@ -270,7 +273,7 @@ def check_pictures(
                 complaints.append(f"error text {str(error)[:300]!r}")
         except Exception as error:
             complaints.append(f"{type(error).__name__}: {error} for {source.image[:100]!r}")
-        findings.add(began_s, complaints)
+        findings.add(source.image, began_s, complaints)
     return findings
 
 

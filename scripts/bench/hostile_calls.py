@@ -81,9 +81,9 @@ def _legal_number(parameter: Parameter, chance: random.Random) -> Json:
 def _legal_array(parameter: Parameter, chance: random.Random) -> Json:
     """A literal of the right shape, with numbers at the ends of what is allowed."""
     assert parameter.array is not None
-    sizes = [
-        chance.choice([1, 2, 8, 60]) if each is None else each for each in parameter.array.shape
-    ]
+    longest = 24 if parameter.array.shape.count(None) > 1 else 60
+    shape = parameter.array.shape
+    sizes = [chance.choice([1, 2, 8, longest]) if each is None else each for each in shape]
     within = parameter.array.within
     numbers: tuple[Json, ...] = (within.low, within.high, 0.0, -0.0, 5e-324, 0.5, 1.0)
     kinds = (True, False) if parameter.array.booleans else numbers
