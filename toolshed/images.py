@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import io
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,7 +88,7 @@ def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
                 use(image)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"image {location} does not exist; check the path in the data set"
+            f"image {_short(location)} does not exist; check the path in the data set"
         ) from error
     except ConfigError:
         raise
@@ -95,7 +96,9 @@ def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
         most = f"at most {limits.IMAGE_PIXELS} pixels"
         raise ConfigError(f"image {_short(location)}: {error}; {most}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, binascii.Error, ValueError) as error:
-        raise ConfigError(f"image {_short(location)} cannot be read: {error}") from error
+        # What the system says of a file repeats its whole name.
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigError(f"image {_short(location)} cannot be read: {why}") from error
     return image
 
 
@@ -103,7 +106,11 @@ def _opened(location: str) -> BinaryIO:
     """The encoded picture; ConfigError where it is too long."""
     if not location.startswith("data:"):
         path = Path(location)
-        _check(location, "bytes", path.stat().st_size, limits.IMAGE_BYTES)
+        found = path.stat()
+        # Opening a pipe or a terminal would wait for somebody to write.
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"image {_short(location)} is no regular file")
+        _check(location, "bytes", found.st_size, limits.IMAGE_BYTES)
         return path.open("rb")
     payload = location.partition(",")[2]
     # Three bytes in four characters, known before anything is decoded.

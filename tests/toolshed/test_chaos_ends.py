@@ -25,7 +25,7 @@ from tests.toolshed.chaos_scene import (
 from tests.toolshed.chaos_tools import HERE
 from tests.toolshed.threads import until
 from toolshed.config import parse_tools, replaced
-from toolshed.errors import ToolshedError
+from toolshed.errors import ConfigError, ToolshedError
 from toolshed.serving.control import NAME
 from toolshed.serving.remote import status
 from toolshed.shed import Toolshed
@@ -193,3 +193,16 @@ def test_a_start_that_cannot_succeed_fails_soon_with_one_line(how: str, says: st
         Toolshed.open(parse_tools({"host": "ray", "doomed": doomed}))
     assert time.perf_counter() - began_s < 15
     assert "doomed" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [("/nowhere/bin/python", "/nowhere/bin/python"), ("no_such_one", "no_such_one")],
+)
+def test_an_environment_that_is_missing_is_said_at_once(environment: str, says: str) -> None:
+    content: Json = {"backend": "light", "environment": environment}
+    began_s = time.perf_counter()
+    with pytest.raises(ConfigError, match=says) as caught:
+        Toolshed.open(parse_tools({"host": "ray", "vision_ops": content}))
+    assert time.perf_counter() - began_s < 15
+    assert "\n" not in str(caught.value)
