@@ -25,6 +25,8 @@ BACKLOG = 32
 SPARE_THREADS = 8
 """For saying ``busy`` while every accepted call has a thread of its own."""
 _REMEMBERED_BYTES = 64 << 20
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8
+"""Numbers of glibc's malloc.h."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +85,7 @@ class Replica:
     """Answers calls of its families. Ray gives each call a thread; see ``num_threads``."""
 
     def __init__(self, families: Sequence[FamilySettings], slots: int) -> None:
+        _give_memory_back()
         self._turns = Turnstile(slots)
         self._workers: dict[str, Worker] = {}
         self._capacity = capacity(families, slots)
@@ -295,3 +298,19 @@ def _resident_bytes() -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _give_memory_back() -> None:
+    """Have what large arrays took returned to the system when they go.
+
+    A replica has dozens of threads, and the C library would give each a heap of its own and keep in
+    every one the largest arrays that were ever there: ten times what is in use.
+    """
+    try:
+        import ctypes
+
+        mallopt = ctypes.CDLL(None).mallopt
+    except (ImportError, OSError, AttributeError):  # another system, whose library does otherwise
+        return
+    mallopt(_ARENA_MAX, 2)
+    mallopt(_MMAP_THRESHOLD, 1 << 20)
