@@ -139,7 +139,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["call", "roborefer.detect_one", "--image", "no.png"], "no.png does not exist"),
     (["call", "roborefer.detect_one", "--depth", "desk.depth.png"], "1 depth images for 0"),
     ([*SEEN, "--out", "/proc/x.png"], "cannot be saved"),
-    (["call", "sam2.segment_from_point", "--config", "v1"], "toolshed env create sam2"),
+    (["call", "roborefer.detect_one", "--config", "v1"], "toolshed env create roborefer"),
     (["schemas", "ligth"], "did you mean 'light'?"),
     (["schemas", "no/such.yaml"], "does not exist"),
     (["new-tool", "Name"], "is no name for tools"),
