@@ -1,17 +1,58 @@
 #!/usr/bin/env bash
-# Make the environments of SpaceTools. Today all rooms and the light tools share one; the
-# environments of the real tool models and of sglang are separate and not part of this version.
+# Make the environments of SpaceTools; asks nothing, does again only what changed.
 set -euo pipefail
 cd "$(dirname "$0")"
-case "${1:-all}" in
-  all | sft | rl) exec bash scripts/setup.sh "${@:2}" ;;
-  tools | sglang)
-    echo "setup_envs.sh: the '$1' environment is not available yet; 'all' makes what there is" >&2
-    exit 2
-    ;;
-  -h | --help) echo "usage: bash setup_envs.sh [all|sft|rl] [--force]" ;;
-  *)
-    echo "setup_envs.sh: unknown environment '$1'; choose all, sft or rl" >&2
+
+usage() {
+  cat <<'TEXT'
+usage: bash setup_envs.sh [all|sft|rl|tools|sglang] [--cpu] [--force]
+
+  sft, rl   .venv, one environment for the tool server, training and evaluation
+  tools     the tool environments that this machine can have (install_tools/), in .envs
+  sglang    the rollout engine's environment: comes with the sglang policy, not in this version
+  all       .venv and the tool environments (the default)
+
+  --cpu     for a machine without GPU: placeholders where a package has no CPU build
+            (taken by itself where there is no nvidia-smi)
+  --force   make them again
+TEXT
+}
+
+what=
+cpu=()
+force=()
+for word in "$@"; do
+  case "$word" in
+    -h | --help) usage; exit 0 ;;
+    --cpu) cpu=(--cpu) ;;
+    --force) force=(--force) ;;
+    all | sft | rl | tools | sglang)
+      if [ -n "$what" ]; then
+        echo "setup_envs.sh: one word of all, sft, rl, tools, sglang; got '$what' and '$word'" >&2
+        exit 2
+      fi
+      what=$word
+      ;;
+    *) echo "setup_envs.sh: unknown word '$word'" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+tools() {
+  bash scripts/setup.sh
+  if [ ${#cpu[@]} -eq 0 ] && ! command -v nvidia-smi >/dev/null; then
+    echo "setup_envs: no nvidia-smi here, so as with --cpu"
+    cpu=(--cpu)
+  fi
+  .venv/bin/python -m toolshed.env_command create --all "${cpu[@]}" "${force[@]}"
+}
+
+case "${what:-all}" in
+  sft | rl) bash scripts/setup.sh "${force[@]}" ;;
+  tools) tools ;;
+  all) bash scripts/setup.sh "${force[@]}"; tools ;;
+  sglang)
+    echo "setup_envs.sh: the sglang environment comes with the sglang policy, which is not part of this version;" \
+      "RL samples with the transformers policy in .venv" >&2
     exit 2
     ;;
 esac

@@ -173,7 +173,8 @@ def _made(key: str, folder: Path, limit: int) -> Path:
     path = folder / f"seed{EVAL_SEED}" / f"{key}-{num}.parquet"
     if not path.is_file():
         order = Order(kinds=(key.removeprefix(TABLETOP),), num=num, seed=EVAL_SEED)
-        write_dataset(path, order)
+        # What an interruption left there is made again.
+        write_dataset(path, order, force=True)
     return path
 
 

@@ -39,8 +39,9 @@ class Line:
 
 def interval_chart(title: str, bars: Sequence[Bar], ceiling: float | None) -> str:
     """Stages under each other: a dot for sampled answers, a ring for greedy ones, and the interval
-    of the sampled, or of the greedy where nothing was sampled."""
-    left, right, top, row = 118, 46, 26, 25
+    of the sampled, or of the greedy where nothing was sampled. So is the figure at the end of the
+    line, which carries a ring where it is the greedy one."""
+    left, right, top, row = 118, 52, 26, 25
     height = top + row * len(bars) + 22
     scale = WIDTH - left - right
 
@@ -74,7 +75,8 @@ def _bar(bar: Bar, y: float, x: Callable[[float], float]) -> str:
         parts.append(
             f'<line class="span" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-        parts.append(_text(WIDTH, y + 4, f"{100 * shown.mean:.1f}", "figure", "end"))
+        ring = "" if bar.sampled else "○ "
+        parts.append(_text(WIDTH, y + 4, f"{ring}{100 * shown.mean:.1f}", "figure", "end"))
     if bar.greedy is not None:
         words = f"{bar.label}, greedy: {_words(bar.greedy)}"
         parts.append(_mark("ring", x(bar.greedy.mean), y, 5.0, words))

@@ -189,7 +189,9 @@ def _short(answer: str | None) -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m eval.compare``."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval.compare", description="Paired comparison of two runs' rows."
+        prog="python -m eval.compare",
+        description="Paired comparison of two runs' rows.",
+        allow_abbrev=False,
     )
     parser.add_argument("before", metavar="A", type=Path, help="rows file or folder of eval.run")
     parser.add_argument("after", metavar="B", type=Path, help="the same for the second run")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft.config import DTYPES, SCHEMA_POLICIES, ToolsConfig, check_choice, check_positive, to_yaml
+from sft.config import (
+    DTYPES,
+    SCHEMA_POLICIES,
+    ToolsConfig,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    to_yaml,
+)
+from sft.run_dir import changed_keys, leaves
 from toolshed.errors import ConfigError
 from toolshed.types import Json
 
@@ -29,7 +38,7 @@ class EvalConfig:
     data: str = ""
     """Folder with ``KEY.parquet`` of each benchmark; the tabletop makes its own without."""
     out: str = ""
-    """Folder of rows, table and report; empty for ``runs/eval/NAME`` of the checkpoint."""
+    """Folder of rows, table and report; empty for ``runs/eval/RUN``, after the checkpoint."""
     limit: int = 0
     """Questions per benchmark, a random part; 0 for all."""
     greedy: bool = True
@@ -65,6 +74,7 @@ class EvalConfig:
         check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES, reward=REWARDS)
         check_positive(self, "temperature", "width", "threads", "max_turns", "max_calls")
         check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
+        check_not_negative(self, "limit", "draws", "seed", "keep_pictures", "max_failures")
 
 
 def check_same_settings(out: Path, config: EvalConfig) -> None:
@@ -77,15 +87,12 @@ def check_same_settings(out: Path, config: EvalConfig) -> None:
             f"{out} holds rows, but no {CONFIG_FILE} that says how they were asked; "
             "give another out=, or delete the folder to start again"
         )
+    now = {key: value for key, value in _flat(config).items() if key not in FREE_KEYS}
     before = _flat(EvalConfig()) | _read(path)
-    changed = [
-        f"{key}={before[key]} there, {key}={value} now"
-        for key, value in _flat(config).items()
-        if key not in FREE_KEYS and before[key] != value
-    ]
+    changed = changed_keys({key: before[key] for key in now}, now)
     if changed:
         raise ConfigError(
-            f"{out} holds answers to other settings ({'; '.join(changed)}); "
+            f"{out} holds answers to other settings ({changed}); "
             "give another out=, or delete the folder to start again"
         )
 
@@ -94,7 +101,7 @@ def _read(path: Path) -> dict[str, Json]:
     import yaml
 
     try:
-        return _leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise ConfigError(
             f"{path} is no config of eval.run; give another out=, or delete the folder"
@@ -104,14 +111,4 @@ def _read(path: Path) -> dict[str, Json]:
 def _flat(config: EvalConfig) -> dict[str, Json]:
     import yaml
 
-    return _leaves(yaml.safe_load(to_yaml(config)))
-
-
-def _leaves(tree: dict[str, Json], prefix: str = "") -> dict[str, Json]:
-    """The entries of nested mappings under dotted keys."""
-    found: dict[str, Json] = {}
-    for key, value in tree.items():
-        found |= (
-            _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return found
+    return leaves(yaml.safe_load(to_yaml(config)))

@@ -25,16 +25,19 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
-from eval.demo_facts import Usage, facts_of, live_figure
+from eval.demo_facts import Usage, facts_of, last_words, live_figure
 from eval.demo_worker import serve_works, start_log
 from eval.report import publish, table
-from sft.run_dir import write_atomic
-from toolshed.command import INTERRUPTED, MACHINE_FAILURE, run_command
+from sft.run_dir import check_folder, take_lock, write_atomic
+from toolshed.command import INTERRUPTED, MACHINE_FAILURE, USER_ERROR, run_command
+from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
     from eval.demo_stages import Plan
 
 DEFAULT_SEED = 1
+LAST_SEED = 2_147_482
+"""Data sets have a thousand seeds for each of the demo's, below 2**31."""
 EXPECTED_S = 600
 NEEDED_GB = 6.0
 _PUBLISH_EVERY_S = 20.0
@@ -47,6 +50,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class WorkFailed(Exception):
     """A worker died; the message says how, and where its log is."""
+
+    def __init__(self, words: str, code: int = MACHINE_FAILURE) -> None:
+        super().__init__(words)
+        self.code = code
+        """Of the command."""
 
 
 @dataclass
@@ -78,7 +86,10 @@ class _Worker:
             how = f"killed by {signal.Signals(-code).name}"
         if code == -signal.SIGKILL:
             how += ", as the system does when memory runs out"
-        return WorkFailed(f"{task} failed ({how}); its log is {log}")
+        # A killed process says nothing; what its log ends with is older.
+        said = last_words(log) if code and code > 0 else ""
+        owner = USER_ERROR if code == USER_ERROR else MACHINE_FAILURE
+        return WorkFailed(f"{task} failed ({how}){said and f': {said}'}; its log is {log}", owner)
 
 
 @dataclass
@@ -103,12 +114,14 @@ class _Driver:
         self.waiting = [plan for plan in every if not self._is_done(plan)]
         self.done = {plan.name for plan in every} - {plan.name for plan in self.waiting}
         self._clear_stale()
+        self.usage.counts = bool(self.waiting)
         if any(plan.tools for plan in self.waiting):
             self._start_server()
         while self.waiting or any(worker.plan for worker in self.workers):
             self._assign()
             self._collect()
             self._tell()
+        self.usage.ended = time.monotonic()
         self._publish()
 
     # ---- works ----------------------------------------------------------------------------------
@@ -273,8 +286,20 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     # On small models a second thread costs 20 times what it brings; workers inherit this.
     os.environ["OMP_NUM_THREADS"] = "1"
-    out = ROOT / "runs" / _folder_name(args.seed, args.smoke)
-    (out / "logs").mkdir(parents=True, exist_ok=True)
+    if not 0 <= args.seed <= LAST_SEED:
+        raise ConfigError(f"--seed {args.seed} must lie between 0 and {LAST_SEED}")
+    out = args.out.absolute() if args.out else ROOT / "runs" / _folder_name(args.seed, args.smoke)
+    # Runs older than the lock have a begun folder.
+    check_folder(out, "begun", key="--out")
+    lock = take_lock(out, "is in use by a demo that runs; wait for it, or choose another --out")
+    try:
+        return _attempt(args, out)
+    finally:
+        lock.close()
+
+
+def _attempt(args: argparse.Namespace, out: Path) -> int:
+    (out / "logs").mkdir(exist_ok=True)
     _warn()
     driver = _Driver(
         out=out,
@@ -290,7 +315,7 @@ def _run(args: argparse.Namespace) -> int:
         return INTERRUPTED
     except WorkFailed as error:
         print(f"\nerror: {error}", file=sys.stderr)
-        return MACHINE_FAILURE
+        return error.code
     finally:
         driver.close()
     _farewell(driver)
@@ -298,11 +323,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.demo", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="the same path with tiny step counts; learns nothing"
     )
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="of everything (1)")
+    parser.add_argument("--out", type=Path, help="folder of the run (runs/demo, demo-smoke, ...)")
     parser.add_argument("--setup-s", type=float, default=None, help=argparse.SUPPRESS)
     return parser
 
@@ -330,9 +358,10 @@ def _warn() -> None:
 
 
 def _farewell(driver: _Driver) -> None:
-    out = driver.out.relative_to(ROOT)
+    out = driver.out.relative_to(ROOT) if driver.out.is_relative_to(ROOT) else driver.out
     usage = driver.usage
-    print(f"\n{usage.wall_s:.0f} s, {usage.cpu_s:.0f} CPU-s, peak {usage.peak_memory_mb:.0f} MB")
+    print("" if usage.counts else "\nall was done already; the run took")
+    print(f"{usage.wall_s:.0f} s, {usage.cpu_s:.0f} CPU-s, peak {usage.peak_memory_mb:.0f} MB")
     print(f"report: {out}/report.html")
     question = "How far from the camera is the leftmost object?"
     print(f"ask:    .venv/bin/python -m rl.ask {out}/full_rl --scene 7 '{question}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ class Usage:
     begun: float = field(default_factory=time.monotonic)
     cpu_by_process: dict[tuple[int, float], float] = field(default_factory=dict)
     measured: float = 0.0
+    ended: float | None = None
+    """When the run was complete; what comes after is not counted."""
+    counts: bool = True
+    """False for an attempt that found everything done: it adds nothing to the run."""
 
     @classmethod
     def load(cls, path: Path) -> Usage:
@@ -37,11 +42,12 @@ class Usage:
 
     @property
     def wall_s(self) -> float:
-        return self.earlier_wall_s + time.monotonic() - self.begun
+        until = time.monotonic() if self.ended is None else self.ended
+        return self.earlier_wall_s + (until - self.begun) * self.counts
 
     @property
     def cpu_s(self) -> float:
-        return self.earlier_cpu_s + sum(self.cpu_by_process.values())
+        return self.earlier_cpu_s + sum(self.cpu_by_process.values()) * self.counts
 
     def sample(self) -> None:
         """Look at the process tree; memory (PSS) less often, because it costs more."""
@@ -70,7 +76,12 @@ class Usage:
 
 
 def facts_of(out: Path, seed: int, smoke: bool, setup_s: float | None) -> RunFacts:
-    """Everything for the summary that is not in the rows."""
+    """Everything for the summary that is not in the rows.
+
+    An attempt without set-up (None) leaves what an earlier one measured.
+    """
+    if setup_s is None:
+        setup_s = _read(out / "summary.json").get("setup_s")
     usage = _read(out / "usage.json")
     seconds = {
         path.stem: float(json.loads(path.read_text())["seconds"])
@@ -100,6 +111,17 @@ def live_figure(out: Path, name: str) -> str:
     line = _last_line(out / name / "metrics.jsonl")
     figure = "reward" if "reward" in line else "loss"
     return f"step {line['step']} {figure} {line[figure]:.2f}" if figure in line else ""
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log: what an error says of itself, without the name of its class."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode("utf-8", "replace").split("\n")
+    said = next((line.rpartition("\r")[2].strip() for line in reversed(lines) if line.strip()), "")
+    return re.sub(r"^(error|([a-z_0-9]+\.)*ConfigError): ", "", said)[:400]
 
 
 def _notes(out: Path) -> tuple[str, ...]:

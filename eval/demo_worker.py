@@ -1,7 +1,8 @@
 """A worker process of the demo: takes the names of works, does them, reports their seconds.
 
-Imports are paid once for all its works. A work that fails takes the worker down: its traceback is
-in the work's log, that of a failed start in the worker's own, and the driver sees the closed pipe.
+Imports are paid once for all its works. A work that fails takes the worker down with a command's
+exit code: its error is in the work's log, that of a failed start in the worker's own, and the
+driver sees the closed pipe.
 """
 
 from __future__ import annotations
@@ -10,8 +11,15 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolshed.command import run_command
+
+if TYPE_CHECKING:
+    from eval.demo_stages import Work
 
 
 def start_log(out: Path, number: int) -> Path:
@@ -38,10 +46,17 @@ def serve_works(pipe: Connection, out: Path, seed: int, smoke: bool, number: int
         log = out / "logs" / f"{name}.log"
         _write_to(log)
         begun = time.monotonic()
-        by_name[name].run()
+        code = run_command(partial(_do, by_name[name]))
+        if code:
+            sys.exit(code)
         sys.stdout.flush()
         sys.stderr.flush()
         pipe.send(time.monotonic() - begun)
+
+
+def _do(work: Work) -> int:
+    work.run()
+    return 0
 
 
 def _write_to(log: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eval.config import EvalConfig
 from eval.identity import question_identity
-from eval.rows import Draw, EvalRow, RowKey, RowLog
+from eval.rows import Draw, EvalRow, RowKey, RowLog, read_rows
 from rl.episode import episode_of
 from rl.player import load_player
 from rl.policy.base import Policy, Prompt
@@ -118,9 +118,9 @@ async def evaluate(
         player = replace(player, policy=OtherPicture(player.policy, asked.prompt_pictures))
     schema_hash = player.shed.schema_hash if player.shed is not None else "none"
     kept = _with_kept_pictures(questions, asked.keep_pictures)
-    hashes = {(_benchmark(q, asked), q.id): question_identity(q) for q in questions}
+    hashes = _hashes(questions, asked)
     with RowLog(asked.out) as log:
-        _check_same_run(log, asked, schema_hash, hashes)
+        _check_same_run(log.rows, asked, schema_hash, hashes)
         jobs, keys = _missing(questions, log, asked, asking)
         failures: list[str] = []
         num_done = 0
@@ -140,12 +140,28 @@ async def evaluate(
                 if num_done >= FEW_ROWS:
                     _stop_if_broken(failures, num_done, asking)
         _stop_if_broken(failures, num_done, asking)
-        wanted = {
-            RowKey(_benchmark(question, asked), question.id, draw)
-            for question in questions
-            for draw in asking.draw_names
-        }
-        return [row for row in log.rows if row.key in wanted]
+        return _wanted(log.rows, questions, asked, asking)
+
+
+def rows_there(
+    questions: Sequence[Question], asked: Asked, asking: Asking, schema_hash: str
+) -> list[EvalRow]:
+    """What ``evaluate`` has answered already; ConfigError where it would refuse to go on."""
+    rows = read_rows(asked.out) if asked.out.is_file() else []
+    if rows:
+        _check_same_run(rows, asked, schema_hash, _hashes(questions, asked))
+    return _wanted(rows, questions, asked, asking)
+
+
+def _wanted(
+    rows: Sequence[EvalRow], questions: Sequence[Question], asked: Asked, asking: Asking
+) -> list[EvalRow]:
+    wanted = {
+        RowKey(_benchmark(question, asked), question.id, draw)
+        for question in questions
+        for draw in asking.draw_names
+    }
+    return [row for row in rows if row.key in wanted]
 
 
 def row_of(
@@ -213,26 +229,33 @@ def _benchmark(question: Question, asked: Asked) -> str:
     return asked.benchmark or question.source
 
 
+def _hashes(questions: Sequence[Question], asked: Asked) -> dict[tuple[str, str], str]:
+    return {(_benchmark(q, asked), q.id): question_identity(q) for q in questions}
+
+
 def _check_same_run(
-    log: RowLog, asked: Asked, schema_hash: str, hashes: Mapping[tuple[str, str], str]
+    rows: Sequence[EvalRow],
+    asked: Asked,
+    schema_hash: str,
+    hashes: Mapping[tuple[str, str], str],
 ) -> None:
     """One policy a file, one set of tools a benchmark, one question an id."""
     benchmarks = {benchmark for benchmark, _ in hashes}
-    for row in log.rows:
+    for row in rows:
         if row.policy != asked.policy:
             raise ConfigError(
-                f"{log.path} holds the answers of {row.policy}, this is {asked.policy}; "
+                f"{asked.out} holds the answers of {row.policy}, this is {asked.policy}; "
                 "give another out= or move the file away"
             )
         if row.benchmark in benchmarks and row.schema_hash != schema_hash:
             raise ConfigError(
-                f"{log.path} was made with tool schema {row.schema_hash[:12]}, this run offers "
+                f"{asked.out} was made with tool schema {row.schema_hash[:12]}, this run offers "
                 f"{schema_hash[:12]}; give another out= or use the same tools"
             )
         asked_now = hashes.get((row.benchmark, row.question_id), row.question_hash)
         if row.question_hash != asked_now:
             raise ConfigError(
-                f"{log.path} answers another question {row.question_id} than the one asked now "
+                f"{asked.out} answers another question {row.question_id} than the one asked now "
                 "(its text, target or pictures differ); give another out= or the data of before"
             )
 

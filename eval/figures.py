@@ -29,8 +29,8 @@ def figures(summary: Summary, *, is_demo: bool) -> str:
 _SHARE = "Share of questions answered rightly, over scenes that no stage was trained on."
 _SCORE = "Mean score per task, in percent: the share of right answers where a score is 0 or 1."
 _MARKS = (
-    '<li><i class="dotted"></i>sampled at temperature 1, with its interval</li>'
-    '<li><i class="ringed"></i>greedy</li>'
+    '<li><i class="dotted"></i>sampled at temperature 1, with its interval and figure</li>'
+    '<li><i class="ringed"></i>greedy; figure (○) and interval where nothing was sampled</li>'
 )
 _COLOURS = (
     '<li><i style="background:var(--accent)"></i>full RL</li>'

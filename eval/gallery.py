@@ -6,7 +6,6 @@ The same questions are preferred in every stage, so that stages can be compared 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -18,10 +17,11 @@ from eval.rows import EvalRow
 from eval.stages import BY_NAME, CEILING
 from eval.summary import tasks_of
 from rl.viewer import Album, answer_words, data_uri, drawn, episode_html, outcome
+from sft.run_dir import write_atomic
 
 MAX_BYTES = 4_500_000
 """Of all episodes together; the page stays below 6 MB."""
-LAYOUT = 2
+LAYOUT = 3
 """Part of the key of kept fragments: raise it when the fragment's HTML changes."""
 _THUMB_QUALITY = 62
 
@@ -89,10 +89,7 @@ def _kept_fragment(one: Chosen, album: Album, kept: Path) -> str:
     if path.is_file():
         return path.read_text(encoding="utf-8")
     fragment = _fragment(one, album)
-    kept.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.write_text(fragment, encoding="utf-8")
-    os.replace(draft, path)
+    write_atomic(path, fragment)
     return fragment
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from eval.summary import (
     write_summary,
 )
 from rl.viewer import Album
+from sft.run_dir import write_atomic
 from toolshed.command import run_command
 
 RL_STAGES = ("point_rl", "shuffled_point_rl", "full_rl", "shuffled_rl", "toolfree_rl")
@@ -56,9 +56,7 @@ def write_report(
         subject=subject,
     )
     path = run / "report.html"
-    draft = run / "report.html.new"
-    draft.write_text(page(data), encoding="utf-8")
-    os.replace(draft, path)
+    write_atomic(path, page(data))
     return path
 
 
@@ -112,7 +110,9 @@ def _percent(value: float | None) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m eval.report``."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("run", type=Path, help="folder of a demo run, for example runs/demo")
     args = parser.parse_args(words)
     return run_command(lambda: _run(args.run), "toolshed", "sft", "rl", "eval")

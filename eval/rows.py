@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from rl.episode import Episode
+from sft.run_dir import naming
 from toolshed.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,9 @@ class RowLog:
         """Write one row to disk; a second scored row of one key is a bug."""
         assert not self.has(row.key), f"row {row.key} exists already"
         line = _ROW.dump_json(row) + b"\n"
-        while line:
-            line = line[os.write(self._file, line) :]
+        with naming(self.path):
+            while line:
+                line = line[os.write(self._file, line) :]
         self._rows[row.key] = row
 
     def close(self) -> None:

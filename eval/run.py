@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Literal
 from eval.benchmarks import BENCHMARKS, benchmark_named, data_file, load_benchmark, origin_of
 from eval.config import CONFIG_FILE, EvalConfig, check_same_settings
 from eval.rows import EvalRow, read_rows
-from sft.config import help_text, load_config, to_yaml
-from sft.run_dir import write_atomic
+from sft.checkpoint import run_name
+from sft.config import check_device, help_text, load_config, to_yaml
+from sft.run_dir import check_folder, write_atomic
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from eval.evaluate import Asking
+    from eval.evaluate import Asked, Asking
     from rl.rollout import Player
     from rl.types import Question
     from toolshed.shed import Toolshed
@@ -53,6 +54,7 @@ class Plan:
 
 def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
     """Check everything that can be checked cheaply; ConfigError names what is wrong."""
+    from rl.needs import check_answerable
     from rl.player import check_tools
     from toolshed.toolset import ToolSet
 
@@ -67,7 +69,9 @@ def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
     policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
     folder = check_tools(checkpoint, tools, policy)
     name = folder.parent.name if folder.name == "final" else folder.name
-    out = Path(config.out) if config.out else Path("runs") / "eval" / name
+    check_answerable(keys, tools, config.tools.config)
+    out = Path(config.out) if config.out else Path("runs") / "eval" / run_name(folder)
+    check_folder(out, "rows", "data")
     check_same_settings(out, config)
     return Plan(checkpoint=folder, name=name, keys=tuple(keys), config=config, out=out, tools=tools)
 
@@ -96,8 +100,8 @@ def plan_text(plan: Plan) -> str:
 def run(plan: Plan) -> dict[str, list[EvalRow]]:
     """Ask everything that is missing; returns all rows by benchmark."""
     from eval.identity import policy_identity
-    from rl.data import check_depth
 
+    check_device(plan.config.device)
     questions = {
         key: load_benchmark(
             key,
@@ -108,10 +112,46 @@ def run(plan: Plan) -> dict[str, list[EvalRow]]:
         )
         for key in plan.keys
     }
-    check_depth([*chain(*questions.values())], plan.tools, plan.config.tools.config)
-    write_atomic(plan.out / CONFIG_FILE, to_yaml(plan.config))
     policy = f"{plan.name} {policy_identity(plan.checkpoint)}"
-    return asyncio.run(_ask_all(plan, questions, policy))
+    there = _answered(plan, questions, policy)
+    if there is None:
+        _check_questions(plan, [*chain(*questions.values())])
+    write_atomic(plan.out / CONFIG_FILE, to_yaml(plan.config))
+    if there is not None:
+        return there
+    try:
+        return asyncio.run(_ask_all(plan, questions, policy))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command asks only what is missing") from stop
+
+
+def _check_questions(plan: Plan, questions: Sequence[Question]) -> None:
+    """ConfigError where questions cannot be asked with these tools and limits."""
+    from rl.data import check_depth
+    from rl.needs import check_room
+    from sft.render import Renderer
+
+    check_depth(questions, plan.tools, plan.config.tools.config)
+    limits = {"max_tokens": plan.config.max_tokens, "max_length": plan.config.max_length}
+    check_room(questions, plan.tools.specs, Renderer.load(plan.checkpoint), **limits)
+
+
+def _answered(
+    plan: Plan, questions: dict[str, list[Question]], policy: str
+) -> dict[str, list[EvalRow]] | None:
+    """All rows where none is missing, so that no tool has to start; ConfigError for a clash."""
+    from eval.evaluate import rows_there
+
+    found: dict[str, list[EvalRow]] = {key: [] for key in plan.keys}
+    num_missing = 0
+    for key in plan.keys:
+        asked = _asked(plan, key, policy)
+        for asking in _askings(plan.config):
+            rows = rows_there(questions[key], asked, asking, plan.tools.schema_hash)
+            num_missing += len(questions[key]) * len(asking.draw_names)
+            num_missing -= sum(not row.failed for row in rows)
+            found[key] += rows
+    return None if num_missing else found
 
 
 async def _ask_all(
@@ -136,14 +176,9 @@ async def _ask(
 ) -> list[EvalRow]:
     from tqdm import tqdm
 
-    from eval.evaluate import Asked, evaluate
+    from eval.evaluate import evaluate
 
-    asked = Asked(
-        out=plan.rows_file(key),
-        policy=policy,
-        benchmark=key,
-        keep_pictures=plan.config.keep_pictures,
-    )
+    asked = _asked(plan, key, policy)
     rows: list[EvalRow] = []
     with tqdm(desc=key, unit="episode", disable=None) as bar:
 
@@ -153,6 +188,17 @@ async def _ask(
         for asking in _askings(plan.config):
             rows += await evaluate(questions, player, asked, asking, on_row=count)
     return rows
+
+
+def _asked(plan: Plan, key: str, policy: str) -> Asked:
+    from eval.evaluate import Asked
+
+    return Asked(
+        out=plan.rows_file(key),
+        policy=policy,
+        benchmark=key,
+        keep_pictures=plan.config.keep_pictures,
+    )
 
 
 def _askings(config: EvalConfig) -> list[Asking]:
@@ -188,9 +234,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"benchmarks and their scores:\n{listed}\n\nkeys and defaults:\n"
         + help_text(EvalConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint folder, or a run's folder")
-    parser.add_argument("words", nargs="*", metavar="BENCHMARK | key=value")
+    parser.add_argument("words", nargs="*", default=[], metavar="BENCHMARK | key=value")
     parser.add_argument(
         "--config",
         help="name in configs/eval or a YAML file; without it demo, or paper where a published "

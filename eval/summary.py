@@ -7,7 +7,6 @@ A run's folder holds ``rows/STAGE.jsonl``, ``STAGE/metrics.jsonl`` and what the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from eval.metrics import Estimate, estimate, paired
 from eval.rows import EvalRow, read_rows
 from eval.stages import BY_NAME, CEILING, STAGES, TASKS
+from sft.run_dir import write_atomic
 from toolshed.errors import ConfigError
 
 
@@ -168,9 +168,7 @@ def write_summary(
     """Recompute a run's summary from its rows and replace ``summary.json`` in one move."""
     summary = summarise(rows_by_stage, facts)
     values = _SUMMARY.dump_python(summary, mode="json")
-    draft = run / "summary.json.new"
-    draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, run / "summary.json")
+    write_atomic(run / "summary.json", json.dumps(values, indent=1) + "\n")
     return summary
 
 

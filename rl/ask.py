@@ -9,7 +9,8 @@ tabletop can judge, the answer is scored; any other question is just played.
 from __future__ import annotations
 
 import argparse
-import asyncio
+import hashlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from rl.types import Question, SamplingParams, Trajectory
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
-from toolshed.images import ImageSource
-from toolshed.types import Message
 
 if TYPE_CHECKING:
+    from rl.types import Question, Trajectory
     from sft.config import ToolsConfig
+    from toolshed.images import ImageSource
 
 _LIMITS = ("max_turns", "max_tokens", "max_turn_tokens", "max_length")
 """Keys that an RL run's config shares with RLConfig, whose defaults serve other checkpoints."""
@@ -44,13 +44,39 @@ class Asking:
     temperature: float = 0.0
     seed: int = 0
 
+    def check(self) -> None:
+        """ConfigError before anything is loaded."""
+        if not self.question.strip():
+            raise ConfigError("no question given; ask for example 'Where is the red cube?'")
+        if not 0 <= self.scene < 2**63:
+            raise ConfigError(f"scene {self.scene} is out of range; give a number from 0 on")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature {self.temperature} must be 0 (greedy) or above")
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed} must be 0 or more")
+        if self.image and not Path(self.image).is_file():
+            raise ConfigError(f"image {self.image} does not exist")
+
+    @property
+    def sheet(self) -> Path:
+        """Where its picture goes: another place for another question, checkpoint or sampling."""
+        from sft.checkpoint import run_name
+
+        about = Path(self.image).stem if self.image else f"scene-{self.scene}"
+        words = re.sub(r"[^a-z0-9]+", "-", self.question.lower())[:40].strip("-")
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:6]
+        return Path("runs/ask") / f"{run_name(self.checkpoint)}-{about}-{words}-{digest}.png"
+
 
 def ask(asking: Asking) -> Trajectory:
     """Play the question; scored where its right answer is known."""
+    import asyncio
+
+    from toolshed.images import ImageSource
+
+    asking.check()
     with TemporaryDirectory() as folder:
         if asking.image:
-            if not Path(asking.image).is_file():
-                raise ConfigError(f"image {asking.image} does not exist")
             question = _question(asking.question, ImageSource(image=asking.image))
         else:
             question = scene_question(asking.question, asking.scene, Path(folder))
@@ -69,6 +95,7 @@ def scene_question(words: str, number: int, folder: Path) -> Question:
     from rl.rewards import KINDS
     from rl.tabletop_kinds import TASK_KINDS, Margins, Shot
     from rl.wording import asked
+    from toolshed.images import ImageSource
     from toolshed.tabletop.render import render
     from toolshed.tabletop.scene import DEMO, make_scene
 
@@ -102,7 +129,9 @@ def scene_question(words: str, number: int, folder: Path) -> Question:
 
 
 def _question(words: str, source: ImageSource) -> Question:
+    from rl.types import Question
     from rl.wording import DEMO_INSTRUCTION
+    from toolshed.types import Message
 
     return Question(
         id="asked",
@@ -122,6 +151,7 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     from rl.player import check_tools, load_player
     from rl.rewards import DEMO_RULE, score
     from rl.rollout import Job, Limits, run_episode
+    from rl.types import SamplingParams
     from sft.config import ToolsConfig
     from toolshed.shed import Toolshed
     from toolshed.toolset import ToolSet
@@ -177,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rl.ask",
         description="Ask a checkpoint one question and look over its shoulder.",
+        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint or run folder")
     parser.add_argument("question", help="for example 'Where is the red cube?'")
@@ -185,7 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tools", default="", help="tool config; else the checkpoint's own")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (0)")
     parser.add_argument("--seed", type=int, default=0, help="of a sampled answer (0)")
-    parser.add_argument("--out", type=Path, help="the PNG; else runs/ask/NAME-SCENE.png")
+    parser.add_argument(
+        "--out", type=Path, help="the PNG; else one in runs/ask, named after all of this"
+    )
     return parser
 
 
@@ -198,6 +231,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     from rl.episode import episode_of
     from rl.viewer import Album, episode_png, episode_text
+    from sft.run_dir import draft_file
 
     asking = Asking(
         checkpoint=args.checkpoint,
@@ -208,15 +242,25 @@ def _run(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         seed=args.seed,
     )
+    out: Path = args.out or asking.sheet
+    _check_out(out)
     trajectory = ask(asking)
     episode = episode_of(trajectory)
     print(episode_text(episode))
-    shown = Path(args.image).stem if args.image else f"scene-{args.scene}"
-    out: Path = args.out or Path("runs/ask") / f"{Path(args.checkpoint).name}-{shown}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    episode_png(episode, Album(trajectory.images)).save(out)
+    with draft_file(out) as draft:
+        episode_png(episode, Album(trajectory.images)).save(draft, format="PNG")
     print(f"picture   {out}")
     return 0
+
+
+def _check_out(out: Path) -> None:
+    """ConfigError where the picture cannot be kept, before the answer is computed."""
+    from sft.run_dir import check_writable
+
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out} must end in .png; that is what is written")
+    check_writable(out.parent)
 
 
 if __name__ == "__main__":

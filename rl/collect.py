@@ -12,12 +12,14 @@ import asyncio
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from rl.data import check_depth, load_questions
+from rl.needs import check_answerable, check_room
 from rl.player import check_tools, load_player
 from rl.policy.scripted import ScriptedPolicy
 from rl.rewards import RewardRule, score
@@ -30,11 +32,14 @@ from sft.config import (
     SCHEMA_POLICIES,
     ToolsConfig,
     check_choice,
+    check_device,
+    check_not_negative,
     check_positive,
     help_text,
     load_config,
 )
-from sft.run_dir import write_atomic
+from sft.render import Renderer
+from sft.run_dir import check_writable, draft_file, write_atomic
 from toolshed.command import run_command
 from toolshed.config import load_tools
 from toolshed.errors import ConfigError, ToolFailure
@@ -90,6 +95,7 @@ class CollectConfig:
         if not 0.0 <= self.min_score <= 1.0:
             raise ConfigError(f"min_score={self.min_score} must lie in [0, 1], as scores do")
         check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES)
+        check_not_negative(self, "keep", "limit", "seed", "max_failure_share")
         check_positive(self, "samples", "width", "temperature", "max_turns", "threads")
         check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
 
@@ -103,6 +109,8 @@ class Collected:
     """Scored, but below the filter."""
     num_failed: int
     """Broken by our machinery: neither kept nor scored."""
+    reasons: dict[str, int]
+    """Why those that the filter rejected were, by kind of question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,14 +130,25 @@ def prepare(
     policy: str, data: str | Path, out: str | Path, config: CollectConfig, *, force: bool = False
 ) -> Collection:
     """Everything that can be wrong is said here, before any work."""
+    if not str(out).strip():
+        raise ConfigError("no file to write: name one, for example runs/my_data/traces.json")
     out = Path(out).absolute()
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file in it, for example {out}/traces.json")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists; name another file or pass --force to make it again")
+    check_writable(out.parent)
+    check_device(config.device)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     schema: Literal["same", "any"] = "any" if config.schema == "any" else "same"
     folder = None if policy == TEACHER else check_tools(policy, tools, schema)
     questions = load_questions(data)[: config.limit or None]
     check_depth(questions, tools, config.tools.config)
+    sources = [question.source for question in questions]
+    check_answerable(sources, tools, config.tools.config, taught=folder is None)
+    if folder is not None:
+        limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
+        check_room(questions, tools.specs, Renderer.load(folder), **limits)
     return Collection(
         policy=policy,
         questions=tuple(questions),
@@ -142,7 +161,10 @@ def prepare(
 
 def collect(collection: Collection, shed: Toolshed | None = None) -> Collected:
     """Play, filter and write; ``shed`` lends tools that are already open."""
-    played = asyncio.run(_play(collection, shed))
+    try:
+        played = asyncio.run(_play(collection, shed))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("nothing was written") from stop
     failed = [trajectory for trajectory in played if trajectory.reward is None]
     if len(failed) > collection.config.max_failure_share * len(played):
         raise ToolFailure(
@@ -157,7 +179,21 @@ def collect(collection: Collection, shed: Toolshed | None = None) -> Collected:
         num_kept=len(kept),
         num_rejected=len(played) - len(failed) - len(kept),
         num_failed=len(failed),
+        reasons=_reasons(played, kept, collection.config),
     )
+
+
+def _reasons(
+    played: Sequence[Trajectory], kept: Sequence[Trajectory], config: CollectConfig
+) -> dict[str, int]:
+    """Why trajectories were not kept, counted by kind of question; the commonest first."""
+    chosen = {id(trajectory) for trajectory in kept}
+    found = Counter(
+        f"{trajectory.question.source}: {rejection(trajectory, config) or 'keep is reached'}"
+        for trajectory in played
+        if id(trajectory) not in chosen and trajectory.reward is not None
+    )
+    return dict(found.most_common())
 
 
 def _filter(played: Sequence[Trajectory], config: CollectConfig) -> list[Trajectory]:
@@ -174,12 +210,22 @@ def _filter(played: Sequence[Trajectory], config: CollectConfig) -> list[Traject
 
 def passes(trajectory: Trajectory, config: CollectConfig) -> bool:
     """Whether a trajectory is worth imitating."""
+    return not rejection(trajectory, config)
+
+
+def rejection(trajectory: Trajectory, config: CollectConfig) -> str:
+    """Why a trajectory is not worth imitating; empty if it is."""
     reward = trajectory.reward
-    if reward is None or reward.accuracy < config.min_score:
-        return False
+    if reward is None:
+        return "broken"
+    if config.need_call and not any(result.status == "ok" for result in trajectory.results):
+        return "no answered call (need_call)"
+    if reward.accuracy < config.min_score:
+        words = "wrong" if reward.answer is not None else f"no answer, {trajectory.stop_reason}"
+        return f"{words} (below min_score={config.min_score:g})"
     if config.need_form and not reward.well_formed:
-        return False
-    return not config.need_call or any(result.status == "ok" for result in trajectory.results)
+        return "badly formed (need_form)"
+    return ""
 
 
 # ---- playing ------------------------------------------------------------------------------------
@@ -290,9 +336,8 @@ def _saved(image: ToolImage, out: Path) -> str:
     path = out.parent / f"{out.stem}_images" / f"{image.sha256[:24]}.png"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        Image.fromarray(image.pixels).save(draft, "PNG", compress_level=1)
-        draft.replace(path)
+        with draft_file(path) as draft:
+            Image.fromarray(image.pixels).save(draft, "PNG", compress_level=1)
     return str(path)
 
 
@@ -305,12 +350,15 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Play questions and write the good trajectories as transcripts for SFT.",
         epilog="keys and defaults:\n" + help_text(CollectConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("policy", help="'teacher' (scripted, tabletop only) or a checkpoint folder")
     parser.add_argument("questions", help="parquet in the released layout")
     parser.add_argument("out", help="JSON file to write")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
-    parser.add_argument("--config", default="collect", help="name in configs/rl or a YAML file")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
+    parser.add_argument(
+        "--config", default="collect", help="collect, collect_demo, or a YAML file (collect)"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     parser.add_argument("--dry-run", action="store_true", help="check everything and stop")
     args = parser.parse_intermixed_args(words)
@@ -327,6 +375,8 @@ def _run(args: argparse.Namespace) -> int:
     done = collect(ready)
     counts = f"kept {done.num_kept}, rejected {done.num_rejected}, failed {done.num_failed}"
     print(f"{ready.out}: {counts}")
+    for reason, num in done.reasons.items():
+        print(f"  {num:>6} {reason}")
     if not done.num_kept:
         raise ConfigError(
             f"nothing passed the filter, so {ready.out} is empty; lower "

@@ -12,6 +12,7 @@ from sft.config import (
     OptimConfig,
     ToolsConfig,
     check_choice,
+    check_not_negative,
     check_positive,
 )
 from toolshed.errors import ConfigError
@@ -30,6 +31,7 @@ class QuestionsConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "weight")
+        check_not_negative(self, "limit")
 
 
 @dataclass
@@ -85,8 +87,15 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
-        check_positive(self, "steps", "num_prompts", "group_size", "width", "temperature")
+        check_positive(self, "steps", "num_prompts", "width", "temperature", "max_length")
         check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")
         check_positive(self, "save_every", "threads")
+        check_not_negative(self, "val_every", "val_limit", "dump_every", "seed", "clip_low")
+        check_not_negative(self, "clip_high", "max_failure_share")
+        if self.group_size < 2:
+            raise ConfigError(
+                f"group_size={self.group_size} must be 2 or more: an advantage is the difference "
+                "from other answers to the same question"
+            )
         if self.val_every and not self.val_data:
             raise ConfigError(f"val_every={self.val_every} needs val_data=, a parquet file")

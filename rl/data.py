@@ -25,6 +25,7 @@ from rl.rewards import KINDS, check_target
 from rl.rewards.answer import grasp_points, number, points, yes_or_no
 from rl.rewards.geometry import is_mask_text
 from rl.types import Question
+from sft.run_dir import draft_file
 from toolshed.config import load_tools
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource
@@ -77,9 +78,8 @@ def write_questions(path: str | Path, questions: Sequence[Question]) -> None:
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [_row(question, index, path.parent) for index, question in enumerate(questions)]
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist(rows), partial)
-    partial.replace(path)
+    with draft_file(path) as draft:
+        pq.write_table(pa.Table.from_pylist(rows), draft)
 
 
 def check_readable(questions: Sequence[Question]) -> None:

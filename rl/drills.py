@@ -163,7 +163,9 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m rl.drills", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rl.drills", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("out", type=Path, help="folder for drills.json, naming.json, direct.json")
     parser.add_argument("--questions", required=True, help="parquet of demo questions")
     parser.add_argument("--num", type=int, default=600, help="text-only drills (600)")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rl.episode import episode_of
 from rl.types import Trajectory
-from sft.run_dir import write_atomic
+from sft.run_dir import naming, write_atomic
 
 
 class TrajectoryLog:
@@ -23,7 +23,7 @@ class TrajectoryLog:
         if not self.every or step % self.every:
             return
         lines = [json.dumps(record(t, step)) + "\n" for group in groups for t in group]
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write("".join(lines))
 
     def rewind(self, step: int) -> None:

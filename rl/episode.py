@@ -18,8 +18,10 @@ from PIL import Image, ImageFilter
 from pydantic import JsonValue
 
 from rl.types import Question, Trajectory, Turn
+from toolshed.chat import answer_of
 from toolshed.types import (
     CapturedImage,
+    CodeRun,
     DepthEstimate,
     Detections,
     GraspEstimate,
@@ -29,6 +31,7 @@ from toolshed.types import (
     RobotAction,
     Segmentation,
     Status,
+    TextReply,
     ToolCall,
     ToolImage,
     ToolResult,
@@ -41,7 +44,9 @@ DEPTH_LEVELS = 64
 """Steps of a kept depth map; few, so that sensor noise does not fill files."""
 _IS_KNOWN = [0] + [255] * 255
 
-Shape = Literal["points", "mask", "depth", "value", "box", "grasp", "grasped", "placed", "captured"]
+Shape = Literal[
+    "points", "mask", "depth", "value", "box", "grasp", "grasped", "placed", "captured", "words"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +139,10 @@ def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) 
     """The record of a trajectory; ``prompt_picture`` is what the policy saw where that was not
     what its tools saw (the control with another scene's picture)."""
     question, reward = trajectory.question, trajectory.reward
+    answer = reward.answer if reward else None
+    if reward is None and trajectory.stop_reason.is_trainable:
+        # Nobody judges it; it may well have been given.
+        answer = answer_of(trajectory.final_text)
     pictures = _pictures(question, trajectory.images)
     shown = None if prompt_picture is None else Picture(sha256=prompt_picture.sha256)
     return Episode(
@@ -145,7 +154,7 @@ def episode_of(trajectory: Trajectory, prompt_picture: ToolImage | None = None) 
         prompt_picture=shown,
         turns=_turns(trajectory.turns, len(pictures)),
         target=question.target,
-        answer=reward.answer if reward else None,
+        answer=answer,
         reward=reward.value if reward else None,
         accuracy=reward.accuracy if reward else None,
         well_formed=reward.well_formed if reward else False,
@@ -249,6 +258,8 @@ def drawing_of(value: ToolValue) -> Drawing:
             return Drawing(shape=shape, label=done)
         case CapturedImage():
             return Drawing(shape="captured")
+        case TextReply() | CodeRun():
+            return Drawing(shape="words")
 
 
 def value_of(drawing: Drawing, size: tuple[int, int]) -> ToolValue | None:

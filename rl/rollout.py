@@ -18,7 +18,7 @@ from sft.render import IMAGE_MARK, Renderer, Rendering
 from toolshed import chat
 from toolshed.images import ImageSource, load_image
 from toolshed.shed import Session, Toolshed
-from toolshed.types import Message, ToolImage, ToolResult
+from toolshed.types import Message, ToolImage, ToolResult, ToolSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +84,14 @@ async def run_episode(job: Job, player: Player) -> Trajectory:
         player.policy.release(episode.name)
 
 
+def opening(question: Question, specs: Sequence[ToolSpec]) -> list[Message]:
+    """The messages that a trajectory begins with, the tools written into the system turn."""
+    return [
+        replace(m, text=chat.system_prompt(m.text, specs)) if m.role == "system" else m
+        for m in question.messages
+    ]
+
+
 class _Episode:
     """One trajectory under way; single-use."""
 
@@ -96,10 +104,7 @@ class _Episode:
         if player.shed is not None:
             self.session = player.shed.session(self.images, scene=question.scene)
         specs = player.shed.specs if player.shed is not None else ()
-        self.messages = [
-            replace(m, text=chat.system_prompt(m.text, specs)) if m.role == "system" else m
-            for m in question.messages
-        ]
+        self.messages = opening(question, specs)
         self.turns: list[Turn] = []
         self.rendering = Rendering()
         if player.renderer is not None:

@@ -22,6 +22,8 @@ from rl.data import IMAGE_MARK, SOURCE_KINDS, write_questions
 from rl.tabletop_kinds import TASK_KINDS, Draft, Margins, Shot
 from rl.types import Question
 from rl.wording import DEMO_KINDS
+from sft.run_dir import check_writable, draft_folder, naming
+from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource
 from toolshed.tabletop.render import render
@@ -66,6 +68,14 @@ class Order:
                 )
         if self.num < 1 or self.per_scene < 1:
             raise ConfigError(f"num {self.num} and per_scene {self.per_scene} must be at least 1")
+        roll, least = self.roll_deg or 0.0, self.margins
+        if not 0 <= roll <= 180:
+            raise ConfigError(f"roll {roll} must lie between 0 and 180 degrees")
+        if not (0 <= least.leftmost < 1 and 0 <= least.nearer_m < 10):
+            raise ConfigError(
+                f"margins {least.leftmost} (leftmost, a share of the width) and {least.nearer_m} "
+                "(nearer, metres) must lie in [0, 1) and [0, 10)"
+            )
         if not 0 <= self.seed < 2**31 or (self.size is not None and not 56 <= self.size <= 2048):
             raise ConfigError(f"seed {self.seed} or size {self.size} is out of range")
 
@@ -77,11 +87,16 @@ Progress = Callable[[int, int], None]
 def write_dataset(
     out: str | Path, order: Order, *, force: bool = False, progress: Progress | None = None
 ) -> list[Question]:
-    """Make an order's pictures beside ``out`` and its parquet; returns the questions."""
+    """Make an order's pictures beside ``out`` and its parquet; returns the questions.
+
+    What was there before stays until all of it can be replaced.
+    """
     path = parquet_path(out)
-    if path.exists() and not force:
-        raise ConfigError(f"{path} exists; name another file or pass --force to make it again")
-    path.unlink(missing_ok=True)
+    for taken in (path, pictures_folder(path.parent, path.stem)):
+        if taken.exists() and not force:
+            raise ConfigError(f"{taken} exists; name another file or pass --force to make it again")
+    order.check()
+    check_writable(path.parent)
     questions = make_questions(order, path.parent, name=path.stem, progress=progress)
     write_questions(path, questions)
     return questions
@@ -90,17 +105,30 @@ def write_dataset(
 def make_questions(
     order: Order, folder: str | Path, *, name: str = "tabletop", progress: Progress | None = None
 ) -> list[Question]:
-    """Questions of an order, scene by scene, with pictures in ``folder/images``."""
+    """Questions of an order, scene by scene, with pictures in ``folder/NAME_images``."""
     order.check()
-    pictures = Path(folder).absolute() / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
-    making = _Making(order=order, pictures=pictures, name=name, progress=progress)
-    for style in dict.fromkeys(TASK_KINDS[kind].style for kind in order.kinds):
-        making.scenes_of(style)
+    pictures = pictures_folder(Path(folder), name)
+    with draft_folder(pictures) as draft:
+        making = _Making(order=order, draft=draft, pictures=pictures, name=name, progress=progress)
+        for style in dict.fromkeys(TASK_KINDS[kind].style for kind in order.kinds):
+            making.scenes_of(style)
+        # No parquet may tell of pictures that are no longer there.
+        (pictures.parent / f"{name}.parquet").unlink(missing_ok=True)
+    if not any(pictures.iterdir()):
+        pictures.rmdir()
     return making.questions
 
 
+def pictures_folder(folder: Path, name: str) -> Path:
+    """Where the pictures of the data set ``folder/NAME.parquet`` lie; they are its own."""
+    return folder.absolute() / f"{name}_images"
+
+
 def parquet_path(out: str | Path) -> Path:
+    """The file to write; ConfigError where none is named."""
+    if not str(out).strip() or Path(out).is_dir():
+        example = Path(out if str(out).strip() else "runs/my_data") / "train.parquet"
+        raise ConfigError(f"OUT {str(out)!r} is no file; name one, for example {example}")
     path = Path(out).absolute()
     return path if path.suffix == ".parquet" else path.with_name(path.name + ".parquet")
 
@@ -110,7 +138,10 @@ class _Making:
     """One data set under way."""
 
     order: Order
+    draft: Path
+    """Where pictures are written."""
     pictures: Path
+    """Where they lie once all are there."""
     name: str
     progress: Progress | None
     questions: list[Question] = field(default_factory=list)
@@ -166,11 +197,14 @@ class _Making:
 
     def _save(self, shot: Shot) -> ImageSource:
         stem = f"{self.name}-{shot.scene.style.name}-{shot.scene.seed}"
-        image, depth = self.pictures / f"{stem}.png", self.pictures / f"{stem}.depth.png"
-        Image.fromarray(shot.rendering.pixels).save(image, compress_level=PNG_EFFORT)
-        Image.fromarray(shot.rendering.depth_mm).save(depth, compress_level=PNG_EFFORT)
+        image, depth = f"{stem}.png", f"{stem}.depth.png"
+        for file, array in ((image, shot.rendering.pixels), (depth, shot.rendering.depth_mm)):
+            with naming(self.pictures / file):
+                Image.fromarray(array).save(self.draft / file, compress_level=PNG_EFFORT)
         return ImageSource(
-            image=str(image), depth=str(depth), focal_length_px=shot.rendering.focal_length_px
+            image=str(self.pictures / image),
+            depth=str(self.pictures / depth),
+            focal_length_px=shot.rendering.focal_length_px,
         )
 
     def _adapted(self, style: SceneStyle) -> SceneStyle:
@@ -239,12 +273,12 @@ def best_picture_rule(questions: Sequence[Question]) -> PictureRule:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rl.tabletop",
-        description="Make a data set about the tabletop world: OUT.parquet in the released layout "
-        "(data_source, prompt, images, ability, reward_model, extra_info) and images/ beside it, "
-        "each picture as NAME.png with its depth sensor image NAME.depth.png (millimetres).",
-        epilog="Demo kinds: " + ", ".join(DEMO_KINDS) + " (224x224). Answer kinds of the paper "
-        "(448x336): " + ", ".join(kind for kind in TASK_KINDS if kind not in DEMO_KINDS) + ". "
-        "Data sets of different seeds share no scene.",
+        description="Make a data set about the tabletop world: OUT.parquet in the released layout\n"
+        "(data_source, prompt, images, ability, reward_model, extra_info) and OUT_images/ beside\n"
+        "it, each picture as NAME.png with its depth sensor image NAME.depth.png (millimetres).",
+        epilog=_kinds_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("out", help="file to write; .parquet is added where it is missing")
@@ -263,14 +297,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_progress(done: int, wanted: int) -> None:
-    if done == wanted or done % 20 == 0:
-        end = "\n" if done == wanted else ""
-        print(f"\r{done}/{wanted} questions", end=end, file=sys.stderr, flush=True)
+def _kinds_help() -> str:
+    """Every kind with what answering it takes."""
+    shown = {kind: ", ".join(task.tools) for kind, task in TASK_KINDS.items()}
+    lines = [f"  {kind:<14}{shown[kind]}" for kind in TASK_KINDS]
+    num = len(DEMO_KINDS)
+    return "\n".join(
+        [
+            "kinds, and the tools that the scripted teacher answers them with:",
+            "",
+            "224x224, tools.config=demo; short enough for the demo's policies (max_length=320):",
+            *lines[:num],
+            "",
+            "448x336, tools.config=light; prompts and traces need the default max_length of 8192:",
+            *lines[num:],
+            "",
+            "Data sets of different seeds share no scene.",
+        ]
+    )
 
 
 def main(words: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m rl.tabletop``."""
     given = _parser().parse_args(words)
+    return run_command(lambda: _run(given), "toolshed", "sft", "rl")
+
+
+def _run(given: argparse.Namespace) -> int:
     kinds = tuple(TASK_KINDS) if given.kinds == "all" else tuple(given.kinds.split(","))
     order = Order(
         kinds=tuple(kind.strip() for kind in kinds),
@@ -282,21 +335,30 @@ def main(words: Sequence[str] | None = None) -> int:
         margins=Margins(leftmost=given.leftmost_margin, nearer_m=given.nearer_margin),
     )
     path = parquet_path(given.out)
-    try:
-        order.check()
-        if given.dry_run:
-            print(f"would write {path}: {order.num} questions each of {', '.join(order.kinds)}")
-            return 0
-        questions = write_dataset(path, order, force=given.force, progress=_show_progress)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    order.check()
+    if given.dry_run:
+        print(f"would write {path}: {order.num} questions each of {', '.join(order.kinds)}")
+        return 0
+    questions = _written(path, order, force=given.force)
     pictures = {source.image for question in questions for source in question.images}
     print(f"{path}: {len(questions)} questions about {len(pictures)} pictures")
     if "nearer" in order.kinds:
         rule = best_picture_rule(questions)
         print(f"nearer: best picture-only rule '{rule.name}' is right in {rule.accuracy:.3f}")
     return 0
+
+
+def _written(path: Path, order: Order, *, force: bool) -> list[Question]:
+    """The data set, with a bar while it is made."""
+    from tqdm import tqdm
+
+    with tqdm(total=order.num * len(order.kinds), desc=path.name, disable=None) as bar:
+        try:
+            return write_dataset(
+                path, order, force=force, progress=lambda done, _: bar.update(done - bar.n)
+            )
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt("nothing was written") from stop
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ class TaskKind:
     with_picture: bool = True
     """False: the robot's camera must be asked for it."""
     instruction: str = wording.INSTRUCTION
+    tools: tuple[str, ...]
+    """What the scripted teacher calls to answer."""
 
 
 def _point(shot: Shot, margins: Margins, rng: np.random.Generator) -> list[Draft]:
@@ -324,19 +326,39 @@ def _depth_pairs(shot: Shot, margins: Margins) -> list[tuple[int, int]]:
     ]
 
 
+_POINT = ("roborefer.detect_one",)
+_DEPTH = (*_POINT, "depth_estimator.estimate_depth", "vision_ops.index_at")
+_SEGMENT = (*_POINT, "sam2.segment_from_point")
+_CLOUD = (*_SEGMENT, "depth_estimator.estimate_depth_with_pointcloud")
+_BOX = (*_CLOUD, "bounding_box.compute_bbox")
+_GRASP = "grasp_generator.compute_grasp"
+_LIFT = (
+    *("robot.capture_image", *_SEGMENT, "robot.get_depth_with_pointcloud", _GRASP),
+    "robot.execute_grasp",
+)
+
 TASK_KINDS: dict[str, TaskKind] = {
-    "point": TaskKind(make=_point, style=DEMO, instruction=wording.DEMO_INSTRUCTION),
-    "depth": TaskKind(make=_depth, style=DEMO, instruction=wording.DEMO_INSTRUCTION),
-    "leftmost": TaskKind(make=_leftmost, style=DEMO, instruction=wording.DEMO_INSTRUCTION),
-    "nearer": TaskKind(make=_nearer, style=NEARER, instruction=wording.DEMO_INSTRUCTION),
-    "choice": TaskKind(make=_choice, style=MANIPULATION),
-    "yesno": TaskKind(make=_yesno, style=MANIPULATION),
-    "number": TaskKind(make=_number, style=MANIPULATION),
-    "point_object": TaskKind(make=_point_object, style=MANIPULATION),
-    "point_free": TaskKind(make=_point_free, style=MANIPULATION),
-    "pose": TaskKind(make=_pose, style=MANIPULATION),
-    "grasp": TaskKind(make=_grasp, style=MANIPULATION),
-    "pick": TaskKind(make=_pick, style=MANIPULATION, with_picture=False),
-    "place": TaskKind(make=_place, style=MANIPULATION, with_picture=False),
+    "point": TaskKind(make=_point, style=DEMO, tools=_POINT, instruction=wording.DEMO_INSTRUCTION),
+    "depth": TaskKind(make=_depth, style=DEMO, tools=_DEPTH, instruction=wording.DEMO_INSTRUCTION),
+    "leftmost": TaskKind(
+        make=_leftmost, style=DEMO, tools=_DEPTH, instruction=wording.DEMO_INSTRUCTION
+    ),
+    "nearer": TaskKind(
+        make=_nearer, style=NEARER, tools=_DEPTH, instruction=wording.DEMO_INSTRUCTION
+    ),
+    "choice": TaskKind(make=_choice, style=MANIPULATION, tools=_DEPTH),
+    "yesno": TaskKind(make=_yesno, style=MANIPULATION, tools=_POINT),
+    "number": TaskKind(make=_number, style=MANIPULATION, tools=_DEPTH),
+    "point_object": TaskKind(make=_point_object, style=MANIPULATION, tools=_POINT),
+    "point_free": TaskKind(make=_point_free, style=MANIPULATION, tools=_BOX),
+    "pose": TaskKind(make=_pose, style=MANIPULATION, tools=_BOX),
+    "grasp": TaskKind(make=_grasp, style=MANIPULATION, tools=(*_CLOUD, _GRASP)),
+    "pick": TaskKind(make=_pick, style=MANIPULATION, tools=_LIFT, with_picture=False),
+    "place": TaskKind(
+        make=_place,
+        style=MANIPULATION,
+        tools=(*_LIFT, "robot.place_object_at_2d_location"),
+        with_picture=False,
+    ),
 }
 """Kinds of ``python -m rl.tabletop --kinds``; the demo's four first."""

@@ -24,7 +24,15 @@ from rl.exercises import GRID, Exercises, Picture, make_pictures, recoloured
 from rl.policy.transformers import TransformersPolicy
 from rl.probe import call_rate
 from rl.vocabulary import NUMBERS, OBJECTS, build_tokenizer, save_processor
-from sft.config import OptimConfig, check_out, check_positive, help_text, load_config, to_yaml
+from sft.config import (
+    OptimConfig,
+    check_not_negative,
+    check_out,
+    check_positive,
+    help_text,
+    load_config,
+    to_yaml,
+)
 from sft.learner import Learner
 from sft.model import load_model, save_checkpoint
 from sft.render import Renderer
@@ -76,7 +84,8 @@ class TinyConfig:
     """Questions that measure it."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_pictures", "vision_batch", "direct_probe")
+        check_positive(self, "num_pictures", "recoloured", "vision_batch", "direct_probe")
+        check_not_negative(self, "seed", "scene_seed", "vision_steps", "direct_min_steps")
 
 
 def tool_sets(config: TinyConfig) -> list[tuple[ToolSpec, ...]]:
@@ -163,22 +172,27 @@ def make_base(config: TinyConfig) -> Path:
 
     ``raw`` beside it is the checkpoint before the direct answers.
     """
+    specs = tool_sets(config)
     run = RunDir(check_out(config.out))
     try:
-        return _Schooling(config, run).run()
+        return _Schooling(config, run, specs).run()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(
+            "a base has no checkpoints: the same command begins again"
+        ) from stop
     finally:
         run.close()
 
 
 class _Schooling:
-    def __init__(self, config: TinyConfig, run: RunDir) -> None:
+    def __init__(self, config: TinyConfig, run: RunDir, specs: list[tuple[ToolSpec, ...]]) -> None:
         import torch
 
         self.config, self.run_dir = config, run
         run.save_config(to_yaml(config))
         run.rewind(-1)
         torch.set_num_threads(1)
-        self.specs = tool_sets(config)
+        self.specs = specs
         self.random = run.path / "random"
         make_random(self.random, self.specs, config.seed)
         self.renderer = Renderer.load(self.random)
@@ -291,9 +305,10 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Make the tiny policy's tokenizer, random checkpoint and base.",
         epilog="keys and defaults:\n" + help_text(TinyConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("config", help="name in configs/rl (tiny) or a YAML file")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
     args = parser.parse_args(words)
 
     def run() -> int:

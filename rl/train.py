@@ -23,12 +23,13 @@ import numpy as np
 from rl.config import RLConfig
 from rl.data import QuestionStream, StreamState, check_depth, load_questions
 from rl.dump import TrajectoryLog
+from rl.needs import check_answerable, check_room
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
 from rl.types import Question, SamplingParams, Trajectory
 from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
-from sft.config import check_out, help_text, load_config, to_yaml
+from sft.config import check_device, check_out, help_text, load_config, to_yaml
 from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.command import run_command
@@ -45,12 +46,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A run whose config was checked; nothing is loaded, opened or written yet."""
+    """A run whose config was checked; no weights are loaded, nothing is opened or written yet."""
 
     config: RLConfig
     tools: ToolSet
     folder: Path
     """Checkpoint to start from."""
+    renderer: Renderer
     questions: list[list[Question]]
     """Of each part of the prompts."""
     val_questions: list[Question]
@@ -59,6 +61,7 @@ class Plan:
 def prepare(config: RLConfig) -> Plan:
     """Everything that can be wrong in a config is said here."""
     check_out(config.out)
+    check_device(config.device)
     if not config.data:
         raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
@@ -70,11 +73,17 @@ def prepare(config: RLConfig) -> Plan:
     val_questions: list[Question] = []
     if config.val_data:
         val_questions = load_questions(config.val_data)[: config.val_limit]
-    check_depth([*chain(*questions), *val_questions], tools, config.tools.config)
+    every = [*chain(*questions), *val_questions]
+    check_depth(every, tools, config.tools.config)
+    check_answerable([question.source for question in every], tools, config.tools.config)
+    renderer = Renderer.load(folder)
+    limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
+    check_room(every, tools.specs, renderer, **limits)
     return Plan(
         config=config,
         tools=tools,
         folder=folder,
+        renderer=renderer,
         questions=questions,
         val_questions=val_questions,
     )
@@ -90,6 +99,8 @@ def train(config: RLConfig, shed: Toolshed | None = None) -> Path:
     try:
         run.save_config(to_yaml(config))
         return asyncio.run(_run(plan, run, shed))
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(run.way_on()) from stop
     finally:
         run.close()
 
@@ -126,7 +137,7 @@ class _Training:
         model = load_model(plan.folder, dtype=getattr(torch, config.dtype), device=config.device)
         self.learner = Learner(
             model,
-            Renderer.load(plan.folder),
+            plan.renderer,
             config.optim,
             frozen=config.frozen,
             total_steps=config.steps,
@@ -152,12 +163,11 @@ class _Training:
         limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
         player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
         steps = range(self.learner.step, self.config.steps)
-        bar = tqdm(
-            steps, initial=steps.start, total=self.config.steps, desc=f"rl {self.run_dir.path}"
-        )
-        for step in bar:
-            figures = await self._step(step, player, policy)
-            bar.set_postfix(reward=f"{figures['reward']:.2f}", refresh=False)
+        title = f"rl {self.run_dir.path}"
+        with tqdm(steps, initial=steps.start, total=self.config.steps, desc=title) as bar:
+            for step in bar:
+                figures = await self._step(step, player, policy)
+                bar.set_postfix(reward=f"{figures['reward']:.2f}", refresh=False)
         await policy.aclose()
         return self._finish()
 
@@ -320,9 +330,10 @@ def main(words: Sequence[str] | None = None) -> int:
         description="GRPO with live tools.",
         epilog="keys and defaults:\n" + help_text(RLConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("config", help="name in configs/rl (for example demo) or a YAML file")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
     args = parser.parse_args(words)
 
     def run() -> int:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rl.episode import CallRecord, Drawing, Episode, Picture, TurnRecord, value_of
+from sft.run_dir import draft_file
 from toolshed.draw import draw
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image, make_image
@@ -74,7 +75,8 @@ def keep_picture(image: ToolImage, folder: Path, *, longest_px: int = 2 * SHOWN_
         folder.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(image.pixels)
         picture.thumbnail((longest_px, longest_px), Image.Resampling.LANCZOS)
-        picture.save(path, format="JPEG", quality=90)
+        with draft_file(path) as draft:
+            picture.save(draft, format="JPEG", quality=90)
 
 
 # ---- pictures -------------------------------------------------------------------------------
@@ -123,6 +125,15 @@ def data_uri(picture: Image.Image, *, quality: int = JPEG_QUALITY) -> str:
 # ---- words ----------------------------------------------------------------------------------
 
 
+_ENDINGS = {
+    "answered": "the last turn holds no <answer>",
+    "max_turns": "the limit of turns was reached",
+    "max_tokens": "the limit of tokens was reached",
+    "tool_failure": "a tool broke",
+}
+"""Stop reasons in words."""
+
+
 def thoughts(turn: TurnRecord) -> str:
     """What a turn says besides its calls and its answer."""
     text = re.sub(r"<tool_call>.*?(</tool_call>|$)", " ", turn.text, flags=re.DOTALL)
@@ -138,8 +149,11 @@ def call_words(call: CallRecord) -> str:
 
 
 def answer_words(episode: Episode) -> str:
-    """The answer as given, or that none was."""
-    return "(none)" if episode.answer is None else episode.answer
+    """The answer as given, or that none was and why the episode ended."""
+    if episode.answer is not None:
+        return episode.answer
+    why = _ENDINGS.get(episode.stop_reason, episode.stop_reason)
+    return f"(none: {why})" if why else "(none)"
 
 
 def target_words(episode: Episode) -> str:

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 case " $* " in
   *" -h "* | *" --help "*)
-    echo "usage: bash scripts/demo.sh [--smoke] [--seed N]"
+    echo "usage: bash scripts/demo.sh [--smoke] [--seed N] [--out FOLDER]"
     echo
     echo "Makes its environment when missing, then: base, point-tool RL, teacher traces, SFT, full-tool RL with"
     echo "live tools, controls, evaluation. About 10 minutes on 2 cores; may be interrupted and run again."
@@ -12,6 +12,7 @@ case " $* " in
     echo
     echo "  --smoke    the same path with tiny step counts (1 minute, learns nothing) -> runs/demo-smoke"
     echo "  --seed N   another seed than 1 -> runs/demo-seedN"
+    echo "  --out FOLDER   another folder of the run"
     exit 0
     ;;
 esac

@@ -27,9 +27,16 @@ done
 constraints=install_tools/main/constraints.txt
 stamp=.venv/.spacetools-stamp
 want=$(cat pyproject.toml "$constraints" scripts/setup.sh | sha256sum | cut -d' ' -f1)
+# Looks for the packages without loading them, which would take seconds.
+look='from importlib.util import find_spec as find
+names = "numpy PIL yaml pydantic pyarrow psutil hydra tqdm torch transformers safetensors ray mujoco scipy".split()
+exit(" ".join(name for name in names if not (find(name) and find(name).origin)) or 0)'
 if [ "$force" = no ] && [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
-  exit 0
+  missing=$(.venv/bin/python -c "$look" 2>&1) && exit 0
+  echo "setup.sh: .venv is damaged (${missing##*$'\n'}); make it again: bash scripts/setup.sh --force" >&2
+  exit 1
 fi
+trap 'echo "setup.sh: interrupted; the same command goes on" >&2; exit 130' INT
 
 find_python() {
   for name in python3.11 python3.12 python3.13 python3; do
@@ -42,26 +49,9 @@ find_python() {
   exit 1
 }
 
-# uv reads neither pip's configuration nor its environment; without this it would ignore a CPU wheel
-# that the machine offers and fetch 3 GB of CUDA.
-share_pip_settings() {
-  local pip=$1 value
-  setting() { "$pip" config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(.*\)'$/\1/p" | head -n 1; }
-  value=${PIP_FIND_LINKS:-$(setting find-links)}
-  [ -z "$value" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-${value// /,}}
-  value=${PIP_INDEX_URL:-$(setting index-url)}
-  [ -z "$value" ] || export UV_INDEX_URL=${UV_INDEX_URL:-$value}
-  value=${PIP_EXTRA_INDEX_URL:-$(setting extra-index-url)}
-  [ -z "$value" ] || export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$value}
-  # pip takes the best version of all indexes, uv only looks at the first that knows a name.
-  export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
-  value=${PIP_CERT:-$(setting cert)}
-  [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$value}
-}
-
 python=$(find_python)
 echo "setup: making .venv with $("$python" --version) (about 2.2 GB on disk; torch is the largest download)"
-if [ ! -x .venv/bin/python ] || [ "$force" = yes ]; then
+if [ ! -x .venv/bin/pip ] || [ "$force" = yes ]; then
   rm -rf .venv
   if ! "$python" -m venv .venv; then
     rm -rf .venv
@@ -69,7 +59,9 @@ if [ ! -x .venv/bin/python ] || [ "$force" = yes ]; then
     exit 1
   fi
 fi
-share_pip_settings .venv/bin/pip
+# uv does not read pip's settings; without them it would fetch 3 GB of CUDA.
+settings=$("$python" -I toolshed/pip_settings.py .venv/bin/python)
+eval "$settings"
 
 if uv=$(command -v uv) || { .venv/bin/pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; }; then
   install() { "$uv" pip install --quiet --compile-bytecode --python .venv/bin/python "$@"; }

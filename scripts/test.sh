@@ -6,7 +6,8 @@ usage() {
   echo "usage: bash scripts/test.sh [--all] [pytest words ...]"
   echo
   echo "  without --all   everything but the mark 'slow', within 10 minutes on 2 cores"
-  echo "  --all           adds chaos, kill-and-resume and other slow tests"
+  echo "  --all           adds chaos, kill-and-resume and other slow tests, after making the tool"
+  echo "                  environment that they need (.envs/sam2, CPU only)"
 }
 marks='not slow'
 words=()
@@ -20,6 +21,9 @@ done
 bash scripts/setup.sh
 export PYTHONPATH="$PWD" OMP_NUM_THREADS=1
 bin=.venv/bin
+if [ -z "$marks" ]; then
+  echo "test: tool environments"; $bin/python -m toolshed.env_command create sam2 --cpu
+fi
 echo "test: format"; $bin/ruff format --check --quiet .
 echo "test: lint"; $bin/ruff check --quiet .
 echo "test: types"; $bin/mypy

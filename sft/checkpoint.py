@@ -12,6 +12,8 @@ SCHEMA_FILE = "tool_schema.json"
 
 def resolve_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder that ``path`` means: itself, or ``final`` of a run's folder."""
+    if not str(path).strip():
+        raise ConfigError("no checkpoint given; name one, for example runs/demo/base")
     for folder in (Path(path), Path(path) / "final"):
         if (folder / "config.json").exists():
             return folder
@@ -19,6 +21,16 @@ def resolve_checkpoint(path: str | Path) -> Path:
         f"{path} is no checkpoint: neither it nor {path}/final holds a config.json; give a "
         "Hugging Face folder or the folder of a finished run"
     )
+
+
+def run_name(path: str | Path) -> str:
+    """A word for a checkpoint that is another one for runs of the same name in other folders."""
+    parts = Path(path).resolve().parts
+    parts = parts[:-1] if parts[-1] == "final" else parts
+    if "runs" in parts[:-1]:
+        last = len(parts) - 1 - parts[-2::-1].index("runs")
+        return "_".join(parts[last:])
+    return "_".join(part for part in parts[-2:] if part != Path(path).anchor)
 
 
 def read_schema_hash(folder: str | Path) -> str:
@@ -42,6 +54,6 @@ def check_schema(folder: str | Path, current: str, policy: str) -> str | None:
     if recorded != current and policy == "same":
         raise ConfigError(
             f"{folder} was trained with tool schema {recorded[:12]}, this run uses {current[:12]}; "
-            "use the same tools= and tools.show=, or pass schema=any to compare on purpose"
+            "use the same tools.config= and tools.show=, or pass schema=any to compare on purpose"
         )
     return None

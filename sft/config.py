@@ -6,11 +6,15 @@ Also the parts that several rooms' configs share; nothing here loads torch.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
+
+from sft.run_dir import check_folder
 from toolshed.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -55,6 +59,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         check_choice(self, schedule=("constant", "cosine", "linear"))
         check_positive(self, "lr", "clip_norm")
+        check_not_negative(self, "muon_lr", "weight_decay", "warmup_steps", "flat", "floor")
 
 
 def check_choice(config: object, **choices: Sequence[str]) -> None:
@@ -71,11 +76,33 @@ def check_positive(config: object, *names: str) -> None:
             raise ConfigError(f"{name}={getattr(config, name)} must be above 0")
 
 
+def check_not_negative(config: object, *names: str) -> None:
+    """ConfigError where a numeric field of ``config`` is below 0."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ConfigError(f"{name}={getattr(config, name)} must be 0 or more")
+
+
 def check_out(out: str) -> Path:
-    """The run's folder; ConfigError where none was given."""
+    """The run's folder; ConfigError where none was given, or no run can be kept there."""
     if not out:
         raise ConfigError("no folder for the run: give out=, for example out=experiments/first")
+    check_folder(Path(out))
     return Path(out)
+
+
+def check_device(device: str) -> None:
+    """ConfigError where torch knows no such device or this machine has none."""
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or not re.fullmatch(r"\d*", number):
+        raise ConfigError(f"device={device!r} is none of cpu, cuda, cuda:0, cuda:1 ...")
+    if kind == "cpu":
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if int(number or 0) >= there:
+        raise ConfigError(f"device={device}, but torch finds {there} CUDA devices; give device=cpu")
 
 
 def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> T:
@@ -90,9 +117,9 @@ def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> 
     from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    path = _find(room, name)
+    path = _find(room, name, schema)
+    _check_lists(schema, words)
     mappings = [key for key, _ in _known(schema, "", mappings=True)]
     overrides = [_override(word, mappings) for word in words]
     ConfigStore.instance().store(name="schema", node=schema)
@@ -107,7 +134,7 @@ def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> 
         result: T = OmegaConf.to_object(config)  # type: ignore[assignment]
     except (ConfigCompositionException, OmegaConfBaseException, HydraException) as error:
         raise ConfigError(_explain(error, schema, path)) from error
-    except YAMLError as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"config {path} is no YAML: {' '.join(str(error).split())}") from error
     return result
 
@@ -124,7 +151,7 @@ def help_text(schema: type[object]) -> str:
     return "\n".join(f"  {key}={value}" for key, value in _known(schema, ""))
 
 
-def _find(room: str, name: str) -> Path:
+def _find(room: str, name: str, schema: type[object]) -> Path:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -132,13 +159,40 @@ def _find(room: str, name: str) -> Path:
         return path
     path = CONFIGS / room / f"{name}.yaml"
     if not path.exists():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        every = sorted(path.parent.glob("*.yaml"))
+        known = [p.stem for p in every if _fits(p, schema)] or [p.stem for p in every]
         near = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
             f"no config {name!r} in configs/{room} (there is {', '.join(known)}){hint}"
         )
     return path
+
+
+def _fits(path: Path, schema: type[object]) -> bool:
+    """Whether a file is this command's: several keep theirs in one folder."""
+    keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {item.name for item in fields(schema)}.issuperset(keys.keys() - {"defaults"})  # type: ignore[arg-type]
+
+
+def _check_lists(schema: type[object], words: Sequence[str]) -> None:
+    """ConfigError where a word gives one value to a key that holds several."""
+    for word in words:
+        key, _, text = word.partition("=")
+        if key in _lists(schema) and not text.strip().startswith("["):
+            item = f"{{path: {text or 'FILE'}}}" if _lists(schema)[key] else text or "NAME"
+            raise ConfigError(f"{key} holds a list: write '{key}=[{item}]', not {word!r}")
+
+
+def _lists(schema: type[object], prefix: str = "") -> dict[str, bool]:
+    """Keys that hold lists, and whether their items have keys of their own."""
+    found: dict[str, bool] = {}
+    for name, kind in get_type_hints(schema).items():
+        if get_origin(kind) is list:
+            found[prefix + name] = is_dataclass(get_args(kind)[0])
+        elif isinstance(kind, type) and is_dataclass(kind):
+            found |= _lists(kind, f"{prefix}{name}.")
+    return found
 
 
 def _override(word: str, mappings: Sequence[str]) -> str:
@@ -153,8 +207,6 @@ def _override(word: str, mappings: Sequence[str]) -> str:
 
 
 def _mapping(key: str, text: str) -> dict[str, object]:
-    import yaml
-
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:

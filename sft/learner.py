@@ -7,6 +7,7 @@ micro-batching, packing nor padding changes the gradient.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sft.batch import Batch, micro_batches
 from sft.config import OptimConfig
@@ -79,6 +81,7 @@ class Learner:
         self.temperature = temperature
         self.step = 0
         self.schedule_begin = 0
+        self._has_told = False
         self.device = next(model.parameters()).device
         self._features: dict[str, Tensor] = {}
         self._optimisers = _make_optimisers(model, optim)
@@ -92,6 +95,7 @@ class Learner:
             raise ConfigError("no token of these samples is trained; check the transcripts")
         totals: dict[str, float] = {"loss": 0.0}
         for batch in micro_batches(samples, self.renderer, max_tokens=self.max_tokens):
+            self._tell_if_long(batch)
             terms = loss(self.logprobs(batch), batch)
             total = terms.loss_N.sum() / num_tokens
             total.backward()
@@ -99,6 +103,18 @@ class Learner:
             for name, value in terms.sums.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / num_tokens
         return totals | {"tokens": float(num_tokens)}
+
+    def _tell_if_long(self, batch: Batch) -> None:
+        """Warn once of a sample longer than a micro-batch may be; it is trained all the same."""
+        num_places = batch.token_ids_BT.numel()
+        if num_places <= self.max_tokens or self._has_told:
+            return
+        self._has_told = True
+        tqdm.write(
+            f"warning: a sample fills {num_places} places, more than the {self.max_tokens} of a "
+            "micro-batch (max_tokens in SFT, micro_tokens in RL); such samples are trained alone",
+            file=sys.stderr,
+        )
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Log-probs of the trained tokens of a micro-batch, with gradient; shape (N,)."""
@@ -165,15 +181,20 @@ class Learner:
 
     def save_state(self, path: Path) -> None:
         """Weights, optimiser and step, for an exact resume."""
-        torch.save(
-            {
-                "model": self.model.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
-                "step": self.step,
-                "schedule": (self.schedule_begin, self.total_steps),
-            },
-            path,
-        )
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "step": self.step,
+            "schedule": (self.schedule_begin, self.total_steps),
+        }
+        try:
+            # Through a file of ours: torch's own writer hides why a disk takes no more.
+            with path.open("wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
     def load_state(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from sft.checkpoint import SCHEMA_FILE
+from sft.run_dir import draft_folder
 from toolshed.errors import ConfigError
 
 _CHUNK = 4096
@@ -46,22 +48,30 @@ def save_checkpoint(
 
     ``schema`` records the tools that it was trained with. The folder appears whole or not at all.
     """
-    target = Path(folder)
-    folder = target.with_name(f".{target.name}.draft")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path in Path(source).iterdir():
-        if (
-            path.is_file()
-            and path.suffix in (".json", ".jinja", ".txt")
-            and "index" not in path.name
-        ):
-            shutil.copyfile(path, folder / path.name)
-    model.save_pretrained(folder)
-    if schema is not None:
-        (folder / SCHEMA_FILE).write_text(json.dumps(schema, indent=1))
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(folder, target)
+    with draft_folder(Path(folder)) as draft:
+        for path in Path(source).iterdir():
+            if (
+                path.is_file()
+                and path.suffix in (".json", ".jinja", ".txt")
+                and "index" not in path.name
+            ):
+                shutil.copyfile(path, draft / path.name)
+        _save_weights(model, draft)
+        if schema is not None:
+            (draft / SCHEMA_FILE).write_text(json.dumps(schema, indent=1))
+
+
+def _save_weights(model: Any, folder: Path) -> None:
+    """Weights and config; the OSError that safetensors hides in words comes out."""
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def freeze(model: Any, what: str) -> None:

@@ -10,14 +10,25 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
+import yaml
+
+from toolshed.command import place_words
 from toolshed.errors import ConfigError
 from toolshed.types import Json
 
 _CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
+_BOARD = "tensorboard"
+_TRIED_BYTES = 1 << 16
+"""Written and removed before any work."""
+_MOST_KEYS = 6
+"""Changed keys that an error lists."""
 
 
 class RunDir:
@@ -25,48 +36,41 @@ class RunDir:
 
     def __init__(self, path: str | Path, *, tensorboard: bool = False) -> None:
         self.path = Path(path)
-        (self.path / _CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        self._lock = take_lock(
+            self.path, "is in use by another process; wait for it or choose another out="
+        )
+        (self.path / _CHECKPOINTS).mkdir(exist_ok=True)
         self._board = self._open_board() if tensorboard else None
-
-    def _take_lock(self) -> IO[str]:
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise ConfigError(
-                f"{self.path} is in use by another process; wait for it or choose another out="
-            ) from error
-        return lock
 
     def _open_board(self) -> object:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.path / "tensorboard"))
+        return SummaryWriter(str(self.path / _BOARD))
 
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
-    def save_config(self, yaml: str) -> None:
+    def save_config(self, text: str) -> None:
         """Keep the resolved config; a folder in which another one made steps is refused."""
         path = self.path / "config.yaml"
-        if path.exists() and path.read_text() != yaml and self.metrics():
+        if path.exists() and path.read_text() != text and self.metrics():
+            changed = changed_keys(yaml.safe_load(path.read_text()), yaml.safe_load(text))
             raise ConfigError(
-                f"{self.path} holds a run with another config (config.yaml differs); "
+                f"{self.path} holds a run with another config ({changed}); "
                 "choose another out=, or delete the folder to start again"
             )
-        write_atomic(path, yaml)
+        write_atomic(path, text)
 
     def log(self, step: int, figures: dict[str, Json]) -> None:
         """Append one line; figures that are times end in ``_s``."""
-        with self.metrics_file.open("a") as file:
+        with naming(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         if self._board is not None:
-            for name, value in figures.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)  # type: ignore[attr-defined]
+            with naming(self.path / _BOARD):
+                for name, value in figures.items():
+                    if isinstance(value, int | float):
+                        self._board.add_scalar(name, value, step)  # type: ignore[attr-defined]
 
     def metrics(self) -> list[dict[str, Json]]:
         """All whole lines; a line torn by a kill is dropped."""
@@ -78,12 +82,8 @@ class RunDir:
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
         """Let ``write`` fill a new folder and give it its name only when it is whole."""
         target = self.path / _CHECKPOINTS / f"step_{step:06d}"
-        draft = target.with_name(f".{target.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        write(draft)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(draft, target)
+        with draft_folder(target) as draft:
+            write(draft)
         for old in self._checkpoints()[:-2]:
             shutil.rmtree(old)
         return target
@@ -92,6 +92,13 @@ class RunDir:
         """Step and folder of the newest whole checkpoint."""
         found = self._checkpoints()
         return (int(found[-1].name.removeprefix("step_")), found[-1]) if found else None
+
+    def way_on(self) -> str:
+        """What the same command does after an interruption."""
+        found = self.latest_checkpoint()
+        if found is None:
+            return "there is no checkpoint yet, so the same command begins again"
+        return f"the same command goes on from step {found[0]}, the last checkpoint"
 
     def rewind(self, step: int) -> None:
         """Forget the metrics of steps that came after the checkpoint of ``step``."""
@@ -104,14 +111,119 @@ class RunDir:
         return sorted((self.path / _CHECKPOINTS).glob("step_*"))
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()  # type: ignore[attr-defined]
         self._lock.close()
+        if self._board is not None:
+            with naming(self.path / _BOARD):
+                self._board.close()  # type: ignore[attr-defined]
+
+
+def take_lock(folder: Path, taken: str) -> IO[str]:
+    """Make the folder its caller's until the file is closed; ``taken`` says what to do if it is
+    another's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / _LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ConfigError(f"{folder} {taken}") from error
+    return lock
+
+
+def check_folder(folder: Path, *marks: str, key: str = "out=") -> None:
+    """ConfigError where a run cannot be kept: nothing can be written, or others' files lie there.
+
+    A run's own folder holds a lock, or one of ``marks``.
+    """
+    check_writable(folder)
+    foreign = folder.is_dir() and any(folder.iterdir())
+    if foreign and not any((folder / mark).exists() for mark in (_LOCK, *marks)):
+        raise ConfigError(
+            f"{folder} holds other files and no run; choose another {key}, a new or empty folder"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """ConfigError where no file can be made in ``folder``, which need not exist yet."""
+    folder = folder.absolute()
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        if not there.is_dir():
+            raise ConfigError(f"no folder can be {folder}: {there} is a file; choose another place")
+        with TemporaryFile(dir=there) as file:
+            # A full disk still takes empty files.
+            file.write(b"x" * _TRIED_BYTES)
+    except OSError as error:
+        error.filename = str(folder)
+        raise ConfigError(f"cannot write in {place_words(error)}") from error
+
+
+def changed_keys(before: Mapping[str, Json], now: Mapping[str, Json]) -> str:
+    """Which entries of two configs differ, as they were and as they are."""
+    old, new = leaves(before), leaves(now)
+    changed = [
+        f"{key}={old.get(key)} there, {key}={new.get(key)} now"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+    more = [f"{len(changed) - _MOST_KEYS} more"] if len(changed) > _MOST_KEYS else []
+    return "; ".join(changed[:_MOST_KEYS] + more)
+
+
+def leaves(tree: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
+    """The entries of nested mappings under dotted keys."""
+    found: dict[str, Json] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= leaves(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+# ---- whole files --------------------------------------------------------------------------------
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with draft_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def draft_file(path: Path) -> Iterator[Path]:
+    """Where to write a file that gets its name once it is whole, and is removed if it is not."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text)
-    os.replace(draft, path)
+    try:
+        with naming(path):
+            yield draft
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """Where to fill a folder that gets its name, and replaces what had it, once it is whole."""
+    draft = path.with_name(f".{path.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        with naming(path):
+            draft.mkdir(parents=True)
+            yield draft
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(draft, path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say which file an OSError is about: the system's own about a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -23,6 +23,8 @@ from sft.config import (
     OptimConfig,
     ToolsConfig,
     check_choice,
+    check_device,
+    check_not_negative,
     check_out,
     check_positive,
     help_text,
@@ -80,13 +82,45 @@ class SFTConfig:
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
         check_positive(self, "steps", "save_every", "max_tokens", "threads")
+        check_not_negative(self, "seed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run whose config was checked; nothing is loaded or written yet."""
+
+    config: SFTConfig
+    tools: ToolSet
+    folder: Path
+    """Checkpoint to start from."""
+    names: list[str]
+    """Of the sources."""
+    transcripts: list[list[Transcript]]
+    """Of each source."""
+
+
+def prepare(config: SFTConfig) -> Plan:
+    """Everything that can be wrong in a config is said here."""
+    check_out(config.out)
+    check_device(config.device)
+    tools = ToolSet.named(config.tools.config, config.tools.show or None)
+    folder = resolve_checkpoint(config.model)
+    warning = check_schema(folder, tools.schema_hash, config.schema)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    names, transcripts = _load_sources(config)
+    return Plan(config=config, tools=tools, folder=folder, names=names, transcripts=transcripts)
 
 
 def train(config: SFTConfig) -> Path:
     """Run to the end; returns the folder of the final checkpoint."""
-    run = RunDir(check_out(config.out), tensorboard=config.tensorboard)
+    plan = prepare(config)
+    run = RunDir(config.out, tensorboard=config.tensorboard)
     try:
-        return _Training(config, run).run()
+        run.save_config(to_yaml(config))
+        return _Training(plan, run).run()
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(run.way_on()) from stop
     finally:
         run.close()
 
@@ -94,25 +128,19 @@ def train(config: SFTConfig) -> Path:
 class _Training:
     """One run under way."""
 
-    def __init__(self, config: SFTConfig, run: RunDir) -> None:
+    def __init__(self, plan: Plan, run: RunDir) -> None:
         import torch
 
         from sft.learner import Learner
         from sft.model import load_model
 
-        self.config, self.run_dir = config, run
-        self.tools = ToolSet.named(config.tools.config, config.tools.show or None)
-        self.folder = resolve_checkpoint(config.model)
-        warning = check_schema(self.folder, self.tools.schema_hash, config.schema)
-        if warning:
-            print(f"warning: {warning}", file=sys.stderr)
-        self.names, self.transcripts = _load_sources(config)
-        run.save_config(to_yaml(config))
+        config = plan.config
+        self.plan, self.config, self.run_dir = plan, config, run
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.learner = Learner(
-            load_model(self.folder, dtype=getattr(torch, config.dtype), device=config.device),
-            Renderer.load(self.folder),
+            load_model(plan.folder, dtype=getattr(torch, config.dtype), device=config.device),
+            Renderer.load(plan.folder),
             config.optim,
             frozen=config.frozen,
             total_steps=config.steps,
@@ -126,28 +154,28 @@ class _Training:
         self._resume()
         sources = self.config.sources
         order = mixture_order(
-            [len(rows) for rows in self.transcripts],
+            [len(rows) for rows in self.plan.transcripts],
             [source.weight for source in sources],
             [source.batch_size for source in sources],
             self.config.seed,
         )
-        bar = tqdm(total=self._end(), initial=self.learner.step, desc=f"sft {self.run_dir.path}")
-        for source, indices in itertools.islice(order, self.learner.step, None):
-            if self.learner.step >= self._end():
-                if not self._extend():
-                    break
-                bar.total = self._end()
-            figures = self._step(source, indices)
-            bar.update()
-            bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
-        bar.close()
+        title = f"sft {self.run_dir.path}"
+        with tqdm(total=self._end(), initial=self.learner.step, desc=title) as bar:
+            for source, indices in itertools.islice(order, self.learner.step, None):
+                if self.learner.step >= self._end():
+                    if not self._extend():
+                        break
+                    bar.total = self._end()
+                figures = self._step(source, indices)
+                bar.update()
+                bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
         return self._finish()
 
     def _step(self, source: int, indices: list[int]) -> dict[str, Json]:
         begun = time.monotonic()
-        rows = self.transcripts[source]
-        samples = [to_sample(rows[i], self.learner.renderer, self.tools.specs) for i in indices]
-        figures: dict[str, Json] = {"source": self.names[source]}
+        rows, specs = self.plan.transcripts[source], self.plan.tools.specs
+        samples = [to_sample(rows[i], self.learner.renderer, specs) for i in indices]
+        figures: dict[str, Json] = {"source": self.plan.names[source]}
         figures.update(self.learner.forward_backward(samples))
         figures.update(self.learner.optim_step())
         figures["step_s"] = time.monotonic() - begun
@@ -205,8 +233,9 @@ class _Training:
         self._save()
         self._report_gate()
         final = self.run_dir.path / "final"
-        schema = schema_record(self.tools.schema_hash, self.tools.schema_text)
-        save_checkpoint(self.learner.model, self.folder, final, schema=schema)
+        tools = self.plan.tools
+        schema = schema_record(tools.schema_hash, tools.schema_text)
+        save_checkpoint(self.learner.model, self.plan.folder, final, schema=schema)
         return final
 
 
@@ -226,9 +255,10 @@ def main(words: Sequence[str] | None = None) -> int:
         description="Supervised fine-tuning on tool-using transcripts.",
         epilog="keys and defaults:\n" + help_text(SFTConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("config", help="name in configs/sft (for example demo) or a YAML file")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="overrides")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
     args = parser.parse_args(words)
 
     def run() -> int:

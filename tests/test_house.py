@@ -52,6 +52,18 @@ def test_importing_toolshed_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_replicas_and_the_bridge_need_numpy_and_the_standard_library_alone() -> None:
+    script = (
+        "import sys, toolshed.serving.replica, toolshed.bridge_child, toolshed.tools.pointing\n"
+        "print([name for name in ('pydantic', 'yaml', 'docstring_parser', 'PIL', 'ray') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def tracked_files() -> set[str]:
     """Every file that belongs to the repository, new ones included."""
     listed = subprocess.run(
@@ -112,8 +124,11 @@ def test_broad_excepts_stand_at_the_host_boundary_alone() -> None:
                     names = ast.dump(node.type) if node.type else "BaseException"
                     if re.search(r"id='(Base)?Exception'|^BaseException", names):
                         broad.append(str(path.relative_to(ROOT)))
-    # The replica answers for every bug of a back-end; the host cleans up and raises again.
-    assert set(broad) <= {"toolshed/ray_replica.py", "toolshed/ray_host.py"}, broad
+    # Replicas and the child of the bridge answer for every bug of a back-end; the others clean up
+    # and raise again.
+    serving = ("batches", "cluster", "launch", "replica", "turns")
+    hosts = {"toolshed/bridge_child.py", *(f"toolshed/serving/{name}.py" for name in serving)}
+    assert set(broad) <= hosts, broad
 
 
 def test_no_name_says_nothing() -> None:

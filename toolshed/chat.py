@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from toolshed import limits
 from toolshed.types import CallError, CallErrorReason, Json, ToolCall, ToolResult, ToolSpec
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _SPECIAL = re.compile(r"<\|[^<>|\n]{1,64}\|>|<image>|</?tool_response>")
 _BLANKS = re.compile(r"\s*")
-_LONGEST_CALL = 100_000
-_DEEPEST_CALL = 32
-_NAME_LIMIT = 200
+_DEEPEST_CALL = 2 * limits.DEPTH
+"""What is less deep is refused where it is called, with its field."""
 
 # The tool section of Qwen's chat templates, literally: what released checkpoints were trained on.
 _TOOLS_SECTION = """
@@ -75,10 +75,15 @@ def system_prompt(instruction: str, specs: Sequence[ToolSpec]) -> str:
     return instruction + _TOOLS_SECTION.format(specs="\n".join(map(spec_line, specs)))
 
 
-def parse_calls(text: str, *, max_calls: int = 8) -> ParsedCalls:
-    """Find the calls of one assistant turn, of which at most ``max_calls`` are to be made."""
+def parse_calls(text: str, *, max_calls: int = limits.CALLS_PER_TURN) -> ParsedCalls:
+    """Find the calls of one assistant turn, of which at most ``max_calls`` are to be made.
+
+    Only the first ``limits.MESSAGE_CHARS`` characters are read; whatever begins beyond them is one
+    error together.
+    """
     calls: list[ToolCall] = []
     errors: list[CallError] = []
+    whole, text = text, text[: limits.MESSAGE_CHARS]
     position = 0
     while True:
         start = text.find(_OPEN, position)
@@ -88,6 +93,8 @@ def parse_calls(text: str, *, max_calls: int = 8) -> ParsedCalls:
             errors.append(_error("malformed", f"{_CLOSE} without {_OPEN}", stray, position))
             continue
         if start < 0:
+            if len(whole) > len(text):
+                errors = _with_unread(errors, whole, len(text), position)
             return ParsedCalls(calls=tuple(calls), errors=tuple(errors))
         found = _read_call(text, start, f"call_{len(calls)}")
         position = found.end
@@ -98,6 +105,22 @@ def parse_calls(text: str, *, max_calls: int = 8) -> ParsedCalls:
             errors.append(_error("excess", told, found.start, found.end))
         else:
             calls.append(found)
+
+
+def _with_unread(errors: list[CallError], whole: str, read: int, position: int) -> list[CallError]:
+    """The errors, and one for all calls that begin or end beyond what is read."""
+    # A tag may lie across the border.
+    start = whole.find(_OPEN, max(position, read - len(_OPEN) + 1))
+    if errors and errors[-1].reason == "truncated":
+        start = errors[-1].start
+        errors = errors[:-1]
+    if start < 0:
+        return errors
+    told = (
+        f"the message has {len(whole)} characters, and calls are read in the first "
+        f"{limits.MESSAGE_CHARS} alone"
+    )
+    return [*errors, _error("excess", told, start, len(whole))]
 
 
 def _read_call(text: str, start: int, call_id: str) -> ToolCall | CallError:
@@ -142,10 +165,11 @@ def _decode(text: str, start: int) -> tuple[Json, int]:
     if not text.startswith("{", start):
         raise _Malformed('expected {"name": ..., "arguments": {...}}')
     try:
-        content, stop = _DECODER.raw_decode(text[start : start + _LONGEST_CALL])
+        content, stop = _DECODER.raw_decode(text[start : start + limits.CALL_CHARS])
         text[start : start + stop].encode()
         json.dumps(content, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
+        _check_length(text, start)
         raise _Malformed(f"no valid JSON, {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise _Malformed("nested too deeply") from None
@@ -154,6 +178,14 @@ def _decode(text: str, start: int) -> tuple[Json, int]:
     if _depth(content) > _DEEPEST_CALL:
         raise _Malformed("nested too deeply")
     return content, start + stop
+
+
+def _check_length(text: str, start: int) -> None:
+    """Say that a call is too long where that is why it could not be read."""
+    close = text.find(_CLOSE, start)
+    length = (close if close >= 0 else len(text)) - start
+    if length > limits.CALL_CHARS:
+        raise _Malformed(f"{length} characters in one call; allowed: {limits.CALL_CHARS}")
 
 
 def _depth(content: Json) -> int:
@@ -174,7 +206,7 @@ def _fields(content: Json) -> tuple[str, dict[str, Json]]:
         if key not in ("name", "arguments"):
             raise _Malformed(f"unknown key {key[:40]!r}; a call has name and arguments")
     name, arguments = content.get("name"), content.get("arguments")
-    if not isinstance(name, str) or not 0 < len(name) <= _NAME_LIMIT:
+    if not isinstance(name, str) or not 0 < len(name) <= limits.NAME_CHARS:
         raise _Malformed("name must be the name of a tool")
     if not isinstance(arguments, dict):
         raise _Malformed("arguments must be a JSON object")

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
-from toolshed.config import check_home
 from toolshed.errors import ConfigError, ToolFailure
 
 USER_ERROR, MACHINE_FAILURE, INTERRUPTED = 2, 3, 130
 """Exit codes; a bug is a traceback and 1."""
 
+_ELSEWHERE = "choose another place, or mend this one"
+_ROOM = "free some space or choose a place on another disk, then give the same command again"
+REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "raise the limit of this shell (ulimit -f), then give the same command again",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.ENOTDIR: "a part of this path is a file; choose another place",
+    errno.EISDIR: "this is a folder; name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What to do about a place that cannot be written or read; any other OSError is a bug."""
+
 
 def run_command(body: Callable[[], int], *rooms: str) -> int:
-    """Run a command's body from the checkout that holds ``rooms``; returns its exit code."""
+    """Run a command's body from the checkout that holds ``rooms``; returns its exit code.
+
+    What a KeyboardInterrupt carries is said after ``interrupted``: how to go on.
+    """
+    # Imported here: until then an interrupt would be a traceback.
     try:
+        from toolshed.config import check_home
+
         check_home(*rooms)
         return body()
     except ConfigError as error:
@@ -23,6 +45,28 @@ def run_command(body: Callable[[], int], *rooms: str) -> int:
     except ToolFailure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return MACHINE_FAILURE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        print(f"error: {place_words(error)}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop)
+    except ImportError as error:
+        # So an extension module says that it was interrupted while it was loaded.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        return _interrupted(error.__cause__)
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    print("; ".join(["interrupted", *map(str, stop.args)]), file=sys.stderr)
+    return INTERRUPTED
+
+
+def place_words(error: OSError) -> str:
+    """One sentence about a place that cannot be used: which, why, and what to do."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    # Libraries wrap the system's words in their own.
+    why = os.strerror(error.errno).lower() if error.errno else str(error)
+    return f"{place}{why}; {REMEDIES.get(error.errno or 0, _ELSEWHERE)}"

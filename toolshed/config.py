@@ -7,7 +7,6 @@ of the original release, whose schemas are kept byte for byte. Anything unknown 
 from __future__ import annotations
 
 import difflib
-import importlib.resources
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +35,11 @@ class FamilyConfig(_Strict):
     """Keyword arguments of the back-end's constructor."""
     show: list[str] | None = None
     """Methods shown to the model, in this order; all of them where it is missing."""
+    exclude_methods: list[str] = Field(default_factory=list)
+    """Methods that are neither shown nor answered."""
+    environment: str | None = None
+    """Tool environment of its replicas: a folder of install_tools, or the path of an interpreter;
+    the caller's own where it is missing."""
     replicas: int = Field(default=1, ge=1)
     cpus: float = Field(default=0.01, ge=0)
     gpus: float = Field(default=0.0, ge=0)
@@ -44,9 +48,20 @@ class FamilyConfig(_Strict):
     """How many calls a replica works on at a time; the same for all families of a process."""
     process: str | None = None
     """Families with the same word live in the same replica processes."""
+    max_batch_size: int = Field(default=1, ge=1)
+    """Calls answered together, where the back-end can."""
+    max_wait_ms: float = Field(default=5.0, ge=0)
+    """How long a batch waits for more calls."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """Deadline of one call; a replica that exceeds it is killed and replaced."""
+    """Budget of one call, from its making to its answer: the queue and the run."""
+    run_timeout_s: float | None = Field(default=None, gt=0)
+    """A replica that works on one call for longer is hung: it is killed and replaced. The budget
+    where it is missing."""
     start_timeout_s: float = Field(default=120.0, gt=0)
+    max_queue: int = Field(default=4096, ge=1)
+    """Calls of one program that may wait for these replicas; more fail at once as busy."""
+    restarts: int = Field(default=5, ge=0)
+    """How often a replica is replaced within ten minutes before it is given up."""
     cache: bool = True
     """Whether equal calls get the remembered answer; only for deterministic back-ends."""
 
@@ -63,8 +78,18 @@ class ToolshedConfig(_Strict):
     """Address of running tools, or the file that ``toolshed.serve`` wrote; None starts own ones."""
     namespace: str = "toolshed"
     """Ray namespace of running tools."""
-    queue_timeout_s: float = Field(default=600.0, gt=0)
-    """How long a call may wait for a free replica."""
+    pack: Literal["none", "node", "strict"] = "none"
+    """Placement of the replicas: anywhere, on as few nodes as can be, on one node."""
+    lease_s: float = Field(default=60.0, gt=0)
+    """Tools end by themselves when no program has asked after them for so long."""
+    call_log: str | None = None
+    """File to which one JSON line per call is appended."""
+    max_variables: int = Field(default=64, ge=1)
+    """Variables that one session may hold at a time."""
+    max_variable_mb: float = Field(default=256.0, gt=0)
+    """Size of one variable."""
+    variable_minutes: float = Field(default=30.0, gt=0)
+    """A variable expires when nobody has used it for so long."""
     families: dict[str, FamilyConfig]
     """By published name, in the order of the file."""
     published: list[dict[str, JsonValue]] | None = None
@@ -206,9 +231,7 @@ def _known_words() -> str:
 
 def _config_folders() -> list[Path]:
     """configs/tools of the checkout; in an installed wheel the same files as package data."""
-    folders = [_ROOT / "configs" / "tools"]
-    if importlib.util.find_spec("toolshed._configs") is not None:
-        folders.append(Path(str(importlib.resources.files("toolshed._configs"))))
+    folders = [_ROOT / "configs" / "tools", Path(__file__).resolve().parent / "_configs"]
     return [folder for folder in folders if folder.is_dir()]
 
 
@@ -228,7 +251,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
-    """The release's ``tools:`` list; families in order of first appearance, all real."""
+    """The release's ``tools:`` list; families in order of first appearance, all real, each in the
+    tool environment that has its model."""
     entries = content["tools"]
     assert isinstance(entries, list)
     schemas: list[JsonValue] = []
@@ -238,7 +262,10 @@ def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
         schemas.append(function)
         family, _, method = str(function["name"]).partition(".")
         known_name(family, FAMILIES, "tool family")
-        shown = families.setdefault(family, {"backend": "real", "show": []})
+        environment = FAMILIES[family].back_ends["real"].environment
+        shown = families.setdefault(
+            family, {"backend": "real", "show": [], "environment": environment}
+        )
         assert isinstance(shown, dict)
         shown["show"].append(method)
     rest = {key: value for key, value in content.items() if key != "tools"}

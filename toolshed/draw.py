@@ -36,6 +36,7 @@ Place: TypeAlias = tuple[float, float]
 
 _SMALLEST_WIDTH = 448
 _OVERSAMPLING = 3
+_QUICK_OVERSAMPLING = 2
 _WHITE: Colour = (255, 255, 255)
 _INK: Colour = (28, 30, 38)
 _RED: Colour = (229, 57, 53)
@@ -56,18 +57,21 @@ _RAMP = np.array(
 )  # fmt: skip
 
 
-def draw(image: ToolImage, value: ToolValue | None) -> Image.Image:
-    """A new picture; at least 448 pixels wide, of the same shape except for depth's scale bar."""
+def draw(image: ToolImage, value: ToolValue | None, *, quick: bool = False) -> Image.Image:
+    """A new picture; at least 448 pixels wide, of the same shape except for depth's scale bar.
+
+    ``quick`` leaves it as large as it is, and its lines a little less smooth.
+    """
     if isinstance(value, CapturedImage):
-        return _Canvas.of(value.image).finished()
+        return _Canvas.of(value.image, quick).finished()
     if isinstance(value, RobotAction):
-        canvas = _Canvas.of(value.image or image)
+        canvas = _Canvas.of(value.image or image, quick)
         done = "succeeded" if value.success else "failed"
         canvas.label((0.02, 0.03), f"{value.action} {done}", _GREEN if value.success else _RED)
         return canvas.finished()
     if isinstance(value, DepthEstimate):
-        return _depth(value.depth_m)
-    canvas = _Canvas.of(image)
+        return _depth(value.depth_m, quick)
+    canvas = _Canvas.of(image, quick)
     match value:
         case Detections():
             for index, point in enumerate(value.points):
@@ -98,14 +102,17 @@ class _Canvas:
     picture: Image.Image
     size: tuple[int, int]
     """Of the finished picture."""
+    oversampling: int
 
     @classmethod
-    def of(cls, image: ToolImage) -> _Canvas:
-        scale = max(1, math.ceil(_SMALLEST_WIDTH / image.width))
+    def of(cls, image: ToolImage, quick: bool) -> _Canvas:
+        scale = 1 if quick else max(1, math.ceil(_SMALLEST_WIDTH / image.width))
+        oversampling = _QUICK_OVERSAMPLING if quick else _OVERSAMPLING
         size = (image.width * scale, image.height * scale)
         enlarged = Image.fromarray(image.pixels).resize(size, Image.Resampling.BICUBIC)
-        large = (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING)
-        return cls(picture=enlarged.resize(large, Image.Resampling.BILINEAR), size=size)
+        large = (size[0] * oversampling, size[1] * oversampling)
+        picture = enlarged.resize(large, Image.Resampling.BILINEAR)
+        return cls(picture=picture, size=size, oversampling=oversampling)
 
     def finished(self) -> Image.Image:
         return self.picture.resize(self.size, Image.Resampling.LANCZOS)
@@ -113,7 +120,7 @@ class _Canvas:
     @property
     def unit(self) -> float:
         """The thickness of a line."""
-        return max(2.0 * _OVERSAMPLING, 0.005 * self.picture.width)
+        return max(2.0 * self.oversampling, 0.005 * self.picture.width)
 
     def place(self, uv: Place) -> Place:
         return (uv[0] * self.picture.width, uv[1] * self.picture.height)
@@ -194,7 +201,7 @@ def _told(value: IndexedValue) -> str:
 # ---- depth ----------------------------------------------------------------------------------
 
 
-def _depth(depth_m: npt.NDArray[np.float32]) -> Image.Image:
+def _depth(depth_m: npt.NDArray[np.float32], quick: bool) -> Image.Image:
     """Near is blue, far is red, unknown is grey; the scale covers the 1st to 99th percentile."""
     known = np.isfinite(depth_m) & (depth_m > 0)
     low, high = 0.0, 1.0
@@ -203,7 +210,7 @@ def _depth(depth_m: npt.NDArray[np.float32]) -> Image.Image:
     span = max(high - low, 1e-6)
     share = np.where(known, np.clip((np.nan_to_num(depth_m) - low) / span, 0, 1), 0)
     pixels = np.where(known[..., None], _coloured(share), np.array(_UNKNOWN, dtype=np.uint8))
-    canvas = _Canvas.of(make_image(pixels.astype(np.uint8)))
+    canvas = _Canvas.of(make_image(pixels.astype(np.uint8)), quick)
     return _with_scale(canvas.finished(), low, high)
 
 

@@ -36,6 +36,8 @@ class ToolFailure(ToolshedError):
         super().__init__(reason, text)
         self.reason = reason
         self.text = text
+        self.num_retries = 0
+        """How often the call was tried again before this was said."""
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.text}"

@@ -1,4 +1,7 @@
-"""Pictures from files and data URIs, with their depth and focal length, hashed once."""
+"""Pictures from files and data URIs, with their depth and focal length, hashed once.
+
+How large a picture is, its header says; what is too large is refused before it is decoded.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ import base64
 import binascii
 import hashlib
 import io
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from toolshed import limits
 from toolshed.errors import ConfigError
 from toolshed.types import ToolImage
 
@@ -73,20 +79,77 @@ def _open(location: str) -> Image.Image:
 
 def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
     try:
-        if location.startswith("data:"):
-            payload = location.partition(",")[2]
-            file: io.BytesIO | Path = io.BytesIO(base64.b64decode(payload, validate=True))
-        else:
-            file = Path(location)
-        with Image.open(file) as image:
-            use(image)
+        with _opened(location) as file:
+            _check_announced_size(location, file.read(30))
+            file.seek(0)
+            with Image.open(file, formats=limits.IMAGE_FORMATS) as image:
+                _check_size(location, image.width, image.height)
+                _check_frames(location, image)
+                use(image)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"image {location} does not exist; check the path in the data set"
+            f"image {_short(location)} does not exist; check the path in the data set"
         ) from error
+    except ConfigError:
+        raise
+    except Image.DecompressionBombError as error:
+        most = f"at most {limits.IMAGE_PIXELS} pixels"
+        raise ConfigError(f"image {_short(location)}: {error}; {most}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, binascii.Error, ValueError) as error:
-        raise ConfigError(f"image {_short(location)} cannot be read: {error}") from error
+        # What the system says of a file repeats its whole name.
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigError(f"image {_short(location)} cannot be read: {why}") from error
     return image
+
+
+def _opened(location: str) -> BinaryIO:
+    """The encoded picture; ConfigError where it is too long."""
+    if not location.startswith("data:"):
+        path = Path(location)
+        found = path.stat()
+        # Opening a pipe or a terminal would wait for somebody to write.
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"image {_short(location)} is no regular file")
+        _check(location, "bytes", found.st_size, limits.IMAGE_BYTES)
+        return path.open("rb")
+    payload = location.partition(",")[2]
+    # Three bytes in four characters, known before anything is decoded.
+    _check(location, "bytes", len(payload) * 3 // 4, limits.IMAGE_BYTES + 2)
+    return io.BytesIO(base64.b64decode(payload, validate=True))
+
+
+def _check_size(location: str, width: int, height: int) -> None:
+    _check(location, f"pixels ({width}x{height})", width * height, limits.IMAGE_PIXELS)
+
+
+def _check_frames(location: str, image: Image.Image) -> None:
+    # Pillow's kinds of pictures that cannot have several frames do not know the word.
+    frames = getattr(image, "n_frames", 1)
+    _check(location, "frames", frames, limits.IMAGE_FRAMES)
+
+
+def _check(location: str, what: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise ConfigError(f"image {_short(location)} has {value} {what}; at most {limit}")
+
+
+def _check_announced_size(location: str, start: bytes) -> None:
+    """Of a PNG, and of a WebP picture, for whose pixels Pillow makes room when it is opened."""
+    if start[:8] == b"\x89PNG\r\n\x1a\n" and start[12:16] == b"IHDR":
+        width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
+        _check_size(location, width, height)
+    if len(start) < 30 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return
+    if start[12:16] == b"VP8X":
+        width = int.from_bytes(start[24:27], "little") + 1
+        height = int.from_bytes(start[27:30], "little") + 1
+    elif start[12:16] == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width = int.from_bytes(start[26:28], "little") & 0x3FFF
+        height = int.from_bytes(start[28:30], "little") & 0x3FFF
+    _check_size(location, width, height)
 
 
 def _short(location: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field
+from typing import Literal
 
+from toolshed.backend import load_class
 from toolshed.errors import ConfigError
 from toolshed.tool import Family
 from toolshed.types import Json
@@ -16,81 +17,105 @@ class BackEnd:
 
     location: str
     arguments: dict[str, Json] = field(default_factory=dict)
+    environment: str | None = None
+    """Tool environment that has its packages; None where the library's own suffice."""
+    acts_in: Literal["scene", "picture", "room"] = "scene"
+    """What a session hands to a robot: its embedded scene, the question's first picture, or
+    nothing, because the robot stands in a room."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FamilyEntry:
-    """A contract and its back-ends; None marks a back-end that is announced and not there yet."""
+    """A contract and its back-ends: ``light``, ``real`` (the release's model) and others."""
 
     contract: str
-    back_ends: dict[str, BackEnd | None]
+    back_ends: dict[str, BackEnd]
 
 
-_LIGHT = "toolshed.backends.light_"
+def _at(
+    place: str, environment: str | None = None, arguments: dict[str, Json] | None = None
+) -> BackEnd:
+    location = f"toolshed.backends.{place}"
+    return BackEnd(location=location, environment=environment, arguments=arguments or {})
+
+
+def _alone(contract: str, location: str) -> FamilyEntry:
+    """A family that needs no model, so that its one back-end is light and real alike."""
+    only = BackEnd(location=f"toolshed.backends.{location}")
+    return FamilyEntry(contract=f"toolshed.{contract}", back_ends={"light": only, "real": only})
+
 
 FAMILIES: dict[str, FamilyEntry] = {
     "roborefer": FamilyEntry(
         contract="toolshed.tools.pointing:Pointing",
         back_ends={
-            "light": BackEnd(
-                location=f"{_LIGHT}pointing:LightPointing", arguments={"announce": False}
-            ),
-            "real": None,
+            "light": _at("light_pointing:LightPointing", arguments={"announce": False}),
+            # In the Python of its own stack, so behind the bridge.
+            "real": _at("roborefer:RoboRefer", "roborefer"),
+            "http": _at("roborefer_http:RoboReferHttp"),
         },
     ),
     "vlm": FamilyEntry(
         contract="toolshed.tools.pointing:AnnouncedPointing",
         back_ends={
-            "light": BackEnd(
-                location=f"{_LIGHT}pointing:LightPointing", arguments={"announce": True}
-            ),
-            "real": None,
+            "light": _at("light_pointing:LightPointing", arguments={"announce": True}),
+            # Molmo's own code: runs only with ``arguments: {trust_remote_code: true}``.
+            "real": _at("molmo:Molmo", "vlm"),
+            "molmo2": _at("molmo2:Molmo2", "vlm"),
         },
     ),
     "sam2": FamilyEntry(
         contract="toolshed.tools.segmentation:SegmentationTool",
         back_ends={
-            "light": BackEnd(location=f"{_LIGHT}segmentation:LightSegmentation"),
-            "real": None,
+            "light": _at("light_segmentation:LightSegmentation"),
+            "real": _at("sam2:Sam2", "sam2"),
+            "sam3": _at("sam3:Sam3", "sam2"),
         },
     ),
     "depth_estimator": FamilyEntry(
         contract="toolshed.tools.depth:Depth",
-        back_ends={"light": BackEnd(location=f"{_LIGHT}depth:LightDepth"), "real": None},
+        back_ends={
+            "light": _at("light_depth:LightDepth"),
+            "real": _at("depth_pro:DepthPro", "depth"),
+        },
     ),
     "bounding_box": FamilyEntry(
         contract="toolshed.tools.boxes:Boxes",
-        back_ends={"light": BackEnd(location=f"{_LIGHT}boxes:LightBoxes"), "real": None},
+        back_ends={
+            "light": _at("light_boxes:LightBoxes"),
+            "real": _at("boxes:MinimalBoxes", "bbox"),
+        },
     ),
     "vision_ops": FamilyEntry(
         contract="toolshed.tools.vision_ops:VisionOps",
-        back_ends={"light": BackEnd(location=f"{_LIGHT}vision_ops:LightVisionOps"), "real": None},
+        back_ends={
+            # Reading a pixel takes no model, so both are the same.
+            "light": _at("light_vision_ops:LightVisionOps"),
+            "real": _at("light_vision_ops:LightVisionOps"),
+        },
     ),
     "grasp_generator": FamilyEntry(
         contract="toolshed.tools.grasping:Grasping",
-        back_ends={"light": BackEnd(location=f"{_LIGHT}grasping:LightGrasping"), "real": None},
+        back_ends={
+            "light": _at("light_grasping:LightGrasping"),
+            # In the Python of its own stack, so behind the bridge.
+            "real": _at("graspgen:GraspGen", "graspgen"),
+            "server": _at("graspgen_server:GraspGenServer", "graspgen"),
+        },
     ),
+    "code_executor": _alone("tools.code:CodeExecutor", "code_executor:SandboxedCode"),
+    "visual_io": _alone("tools.visual_io:VisualIO", "visual_io:PlainVisualIO"),
+    "calculator": _alone("tools.calculator:Calculator", "calculator:PlainCalculator"),
+    "greeting": _alone("tools.greeting:Greeting", "greeting:CountedGreeting"),
     "robot": FamilyEntry(
         contract="toolshed.tools.robot:Robot",
-        back_ends={"light": BackEnd(location=f"{_LIGHT}robot:LightRobot"), "real": None},
+        back_ends={
+            "light": _at("light_robot:LightRobot"),
+            "real": BackEnd(location="toolshed.backends.robot_http:RobotHttp", acts_in="room"),
+            "mock": BackEnd(location="toolshed.backends.mock_robot:MockRobot", acts_in="picture"),
+        },
     ),
 }
-
-
-def load_class(location: str) -> type:
-    """The class at ``module:Class``."""
-    module_name, _, class_name = location.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{location} cannot be loaded: no module {error.name!r}; install its package "
-            "(for the light back-ends: pip install 'spacetools[light]') or correct the name"
-        ) from error
-    found = vars(module).get(class_name)
-    if not isinstance(found, type):
-        raise ConfigError(f"{module_name} has no class {class_name!r}")
-    return found
 
 
 def contract_of(family: str, backend: str) -> type[Family]:
@@ -111,10 +136,4 @@ def backend_of(family: str, backend: str) -> BackEnd:
         raise ConfigError(
             f"{family} has no back-end {backend!r}; it has {', '.join(entry.back_ends)}"
         )
-    found = entry.back_ends[backend]
-    if found is None:
-        raise ConfigError(
-            f"{family}: the real back-ends are not part of this checkout yet; "
-            "write 'backend: light', or choose configs/tools/light.yaml"
-        )
-    return found
+    return entry.back_ends[backend]

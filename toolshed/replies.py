@@ -14,16 +14,21 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from toolshed import code_text
 from toolshed.errors import ToolRefusal
 from toolshed.types import (
     CapturedImage,
+    CodeRun,
     DepthEstimate,
     Detections,
     GraspEstimate,
     IndexedValue,
+    KnownDepth,
     OrientedBox,
     RobotAction,
     Segmentation,
+    TextReply,
+    ToolImage,
     ToolValue,
     Variable,
 )
@@ -51,7 +56,7 @@ def render(
     defects: Defects = "fixed",
     *,
     method: str = "",
-    image_index: int | None = None,
+    image_index: int | str | None = None,
 ) -> str:
     """What the model reads; ``image_index`` is that of a picture which joins the conversation."""
     if profile == "compact":
@@ -78,7 +83,8 @@ def variables(value: ToolValue, defects: Defects = "fixed") -> tuple[Variable, .
         name = _variable_name(value.obj_name, defects)
         return (Variable(name=name, kind="points", value=value.points),)
     if isinstance(value, Segmentation):
-        return (Variable(name="segmentation_mask", kind="mask", value=value.mask),)
+        mask = _mask(value, defects)
+        return (Variable(name="segmentation_mask", kind="mask", value=mask),)
     if isinstance(value, DepthEstimate):
         kept = [Variable(name="depth_map", kind="depth_map", value=value.depth_m)]
         if value.points is not None:
@@ -89,9 +95,31 @@ def variables(value: ToolValue, defects: Defects = "fixed") -> tuple[Variable, .
         return _box_variables(value, defects)
     if isinstance(value, GraspEstimate):
         return (Variable(name="grasp_pose", kind="pose", value=value.pose),)
+    if isinstance(value, TextReply):
+        return value.variables
+    if isinstance(value, CodeRun) and value.result is not None:
+        return (Variable(name="result", kind=code_text.kind(value), value=value.result),)
     if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
         return (Variable(name="captured_image", kind="image", value=value.image),)
     return ()
+
+
+def pictures(value: ToolValue) -> tuple[ToolImage, ...]:
+    """Pictures that join the conversation."""
+    if isinstance(value, TextReply):
+        return value.images
+    if isinstance(value, CodeRun) and isinstance(value.result, ToolImage):
+        return (value.result,)
+    if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
+        return (value.image,)
+    return ()
+
+
+def _mask(value: Segmentation, defects: Defects) -> npt.NDArray[np.bool_]:
+    """The release handed out empty masks where its erosion left nothing (defect D29)."""
+    if value.too_thin and defects == "released":
+        return np.zeros_like(value.mask)
+    return value.mask
 
 
 def _box_variables(value: OrientedBox, defects: Defects) -> tuple[Variable, ...]:
@@ -123,7 +151,7 @@ def _edges(defects: Defects) -> tuple[tuple[int, int], ...]:
 # ---- compact --------------------------------------------------------------------------------
 
 
-def _compact(value: ToolValue, image_index: int | None) -> str:
+def _compact(value: ToolValue, image_index: int | str | None) -> str:
     match value:
         case Detections():
             if not value.points:
@@ -147,6 +175,10 @@ def _compact(value: ToolValue, image_index: int | None) -> str:
         case CapturedImage():
             size = f"{value.image.width}x{value.image.height}"
             return f"image {size}" if image_index is None else f"image {image_index}: {size}"
+        case CodeRun():
+            return code_text.compact(value, image_index)
+        case TextReply():
+            return value.text
 
 
 def _compact_number(value: float | bool | tuple[float, ...]) -> str:
@@ -167,9 +199,9 @@ def _released(value: ToolValue, defects: Defects, method: str) -> str:
                 return text
             name = _variable_name(value.obj_name, defects)
             count = f"{len(points)} point{'s' * (len(points) > 1)}"
-            return f"{text} {_hint(f'${name} (list, {count})')}"
+            return f"{text} {hint_of(f'${name} (list, {count})')}"
         case Segmentation():
-            return _released_segmentation(value, method)
+            return _released_segmentation(value, defects, method)
         case DepthEstimate():
             return _released_depth(value)
         case IndexedValue():
@@ -186,58 +218,76 @@ def _released(value: ToolValue, defects: Defects, method: str) -> str:
                 f"Projected 2D gripper points: {_pairs(_rows(value.keypoints_uv), 3)}"
             )
         case RobotAction():
-            # The wording of the released simulated robot, which the released policies knew.
-            what = {"grasp": "Grasp execution", "place": "Placement"}[value.action]
+            # The release worded its simulated robot and its real one apart.
+            placement = "Release operation" if value.source == "hardware" else "Placement"
+            what = {"grasp": "Grasp execution", "place": placement}[value.action]
             return f"{what} {'succeeded' if value.success else 'failed'}."
         case CapturedImage():
             return f"Captured image: {value.image.width}×{value.image.height} pixels."
+        case CodeRun():
+            kept = hint_of(f"$result ({code_text.form(value)})")
+            return code_text.released(value, "" if value.result is None else kept)
+        case TextReply():
+            return value.text
 
 
-def _released_segmentation(value: Segmentation, method: str) -> str:
+def _released_segmentation(value: Segmentation, defects: Defects, method: str) -> str:
     height, width = value.mask.shape
-    hint = _hint(f"$segmentation_mask (boolean array, {height}x{width})")
+    hint = hint_of(f"$segmentation_mask (boolean array, {height}x{width})")
+    score = value.score
+    if defects == "released" and value.whole_score is not None:
+        score = value.whole_score
+    elif defects == "fixed" and value.too_thin:
+        hint = f"The object is thin, so its mask was not eroded. {hint}"
     if len(value.points) == 1 and method != "segment_from_points":
         point = value.points[0]
         return (
             f"Segmented object at normalized coords ({point.u:.3f}, {point.v:.3f}) "
-            f"with IoU score: {value.score:.3f}. {hint}"
+            f"with IoU score: {score:.3f}. {hint}"
         )
     return (
         f"Segmented object using {len(value.points)} normalized points "
-        f"with best IoU score: {value.score:.3f}. {hint}"
+        f"with best IoU score: {score:.3f}. {hint}"
     )
+
+
+_MADE_MAP = {
+    "estimated": "Estimated depth map for {size} image.",
+    "robot": "Retrieved depth map for {size} image.",
+    "hardware": "Retrieved depth map for {size} image from robot.",
+}
+_MADE_CLOUD = {
+    "estimated": "Generated {size} depth map and {count:,} 3D points.",
+    "robot": "Retrieved depth map and generated {count:,} 3D points.",
+    "hardware": "Retrieved depth map and generated {count:,} 3D points from robot data.",
+}
 
 
 def _released_depth(value: DepthEstimate) -> str:
     height, width = value.depth_m.shape
-    robot, cloud = value.source == "robot", value.points
+    size, cloud = f"{width}x{height}", value.points
     depth_map = f"$depth_map (numpy array, {height}x{width})"
     if cloud is None:
-        verb = "Retrieved" if robot else "Estimated"
         parts = [
-            f"{verb} depth map for {width}x{height} image.",
+            _MADE_MAP[value.source].format(size=size),
             f"Focal length: {value.focal_length_px:.1f}px.",
-            _range("Depth range", value.depth_m),
-            _hint(depth_map, "$focal_length_px (float)"),
+            _range("Depth range", value.known),
+            hint_of(depth_map, "$focal_length_px (float)"),
         ]
     else:
-        done = f"Generated {width}x{height} depth map and"
-        made = "Retrieved depth map and generated" if robot else done
         count = f"$point_cloud (numpy array, {len(cloud)}x3)"
         parts = [
-            f"{made} {len(cloud):,} 3D points.",
-            _range("Depth range in point cloud", cloud[:, 2]),
-            _hint(depth_map, count, "$focal_length_px (float)"),
+            _MADE_CLOUD[value.source].format(size=size, count=len(cloud)),
+            _range("Depth range in point cloud", value.known),
+            hint_of(depth_map, count, "$focal_length_px (float)"),
         ]
     return " ".join(part for part in parts if part)
 
 
-def _range(label: str, depth_m: npt.NDArray[np.float32]) -> str:
-    known = depth_m[np.isfinite(depth_m) & (depth_m > 0)].astype(np.float64)
-    if known.size == 0:
+def _range(label: str, known: KnownDepth | None) -> str:
+    if known is None:
         return ""
-    low, high, mean = known.min(), known.max(), known.mean()
-    return f"{label}: {low:.2f}m to {high:.2f}m (mean: {mean:.2f}m)."
+    return f"{label}: {known.low_m:.2f}m to {known.high_m:.2f}m (mean: {known.mean_m:.2f}m)."
 
 
 def _released_box(value: OrientedBox, defects: Defects) -> str:
@@ -252,7 +302,8 @@ def _released_box(value: OrientedBox, defects: Defects) -> str:
     )
 
 
-def _hint(*announced: str) -> str:
+def hint_of(*announced: str) -> str:
+    """The clause that names what became variables."""
     return f"Kept for later calls: {', '.join(announced)}."
 
 

@@ -1,4 +1,4 @@
-"""python -m toolshed.serve CONFIG: start the tool actors and keep them until interrupted.
+"""toolshed serve CONFIG: start the tool actors and keep them until interrupted or stopped.
 
 Several programs may then use one set of tools: each opens the same config with ``ray_address`` set
 to the address, or to the file written here, and the same ``namespace``.
@@ -17,8 +17,10 @@ from pathlib import Path
 from toolshed.command import run_command
 from toolshed.config import load_tools, replaced
 from toolshed.hosting import served_families
-from toolshed.ray_host import RayHost
+from toolshed.serving.router import RayHost
 from toolshed.toolset import ToolSet
+
+_POLL_S = 0.5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +39,8 @@ def _serve(options: argparse.Namespace) -> int:
         _announce(options)
         if options.until_stdin_closes:
             threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
-        stop.wait()
+        while not (stop.wait(_POLL_S) or host.service.ended.is_set()):
+            pass
     finally:
         if options.address_file is not None:
             options.address_file.unlink(missing_ok=True)
@@ -46,7 +49,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m toolshed.serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="toolshed serve", description=__doc__)
     parser.add_argument("config", help="word such as 'demo', or path of a tool YAML")
     parser.add_argument("--namespace", default=None, help="Ray namespace of the tools")
     parser.add_argument("--ray-address", default=None, help="serve in this running cluster")

@@ -9,50 +9,60 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import math
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from toolshed import replies
-from toolshed.arguments import check_arguments
+from toolshed.arguments import check_arguments, kind_read
+from toolshed.backend import IMAGE_INDEX, WORLD, Answer, Priority, Request
+from toolshed.blocking import run_now
+from toolshed.caching import RememberingHost
+from toolshed.call_log import CallLog
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig, load_tools, replaced
-from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.hosting import Answer, Host, LocalHost, RememberingHost, Request, served_families
+from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
+from toolshed.hosting import BesideHost, Host, LocalHost, served_families
+from toolshed.metrics import Meter
+from toolshed.nested import NestedCalls
+from toolshed.references import parse_reference
+from toolshed.registry import backend_of
 from toolshed.tool import Method
-from toolshed.tools.robot import RobotReply
 from toolshed.toolset import ToolSet
-from toolshed.types import (
-    CapturedImage,
-    Detections,
-    IndexedValue,
-    RobotAction,
-    Timings,
-    ToolCall,
-    ToolImage,
-    ToolResult,
-    ToolSpec,
-    ToolValue,
-    Variable,
-)
+from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, ToolSpec, Variable
+from toolshed.variables import Variables
 
 if TYPE_CHECKING:
     from toolshed.tabletop.state import WorldState
 
 __all__ = ["Session", "ToolSet", "Toolshed"]
 
-_WORLD = "_world"
+_Order: TypeAlias = tuple[float, ...]
+"""Place of a call among those of a session: its number, then those of calls that it made."""
+_Chain: TypeAlias = tuple[str, ...]
 
 
 class Toolshed:
     """Opened tools. Sessions are cheap; the tools behind them are shared."""
 
-    def __init__(self, config: ToolshedConfig, tools: ToolSet, host: Host) -> None:
+    def __init__(
+        self,
+        config: ToolshedConfig,
+        tools: ToolSet,
+        host: Host,
+        meter: Meter | None = None,
+        log: CallLog | None = None,
+    ) -> None:
         self.config = config
         self.tools = tools
+        self.meter = Meter(tools.methods) if meter is None else meter
+        """Counts of the calls made here."""
         self._host = host
+        self._log = log
 
     @classmethod
     def open(
@@ -67,16 +77,27 @@ class Toolshed:
         if host is not None:
             loaded = replaced(loaded, {"host": host})
         tools = ToolSet.of(loaded, show)
-        families = served_families(loaded, tools)
+        served = served_families(loaded, tools)
+        here = [each for each in served if each.calls_tools]
+        families = [each for each in served if not each.calls_tools]
+        meter = Meter(tools.methods)
+        log = None if loaded.call_log is None else CallLog(loaded.call_log)
         opened: Host
         if loaded.host == "ray":
-            from toolshed.ray_host import RayHost
+            from toolshed.serving.router import RayHost
 
             opened = RayHost(loaded, families)
+            opened.service.report(meter)
         else:
             opened = LocalHost(families)
         remembered = [each.name for each in families if each.config.cache and each.idempotent]
-        return cls(loaded, tools, RememberingHost(opened, remembered))
+        remembering: Host = RememberingHost(opened, remembered)
+        try:
+            beside = BesideHost(remembering, here) if here else remembering
+            return cls(loaded, tools, beside, meter, log)
+        except ConfigError:
+            opened.close()
+            raise
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
@@ -91,15 +112,31 @@ class Toolshed:
     def schema_hash(self) -> str:
         return self.tools.schema_hash
 
-    def session(self, images: Sequence[ToolImage] = (), *, scene: int | None = None) -> Session:
-        """One episode: the pictures of its question, and the seed of the world it may act in."""
-        return Session(self.config, self.tools, self._host, images, scene)
+    def session(
+        self,
+        images: Sequence[ToolImage] = (),
+        *,
+        scene: int | None = None,
+        priority: Priority = "rollout",
+    ) -> Session:
+        """One episode: the pictures of its question, and the seed of the world it may act in.
+
+        Calls of ``interactive`` sessions go before those of others.
+        """
+        meter, log = self.meter, self._log
+        return Session(self.config, self.tools, self._host, images, scene, priority, meter, log)
 
     async def aclose(self) -> None:
         await self._host.aclose()
+        self._close_log()
 
     def close(self) -> None:
         self._host.close()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> Toolshed:
         return self
@@ -135,16 +172,26 @@ class Session:
         host: Host,
         images: Sequence[ToolImage],
         scene: int | None,
+        priority: Priority,
+        meter: Meter,
+        log: CallLog | None,
     ) -> None:
         self.images: list[ToolImage] = list(images)
         """Pictures of the question, then those that tools brought."""
-        self.variables: dict[str, Variable] = {}
+        self.variables = Variables(
+            most=config.max_variables,
+            max_bytes=int(config.max_variable_mb * 1e6),
+            seconds=60 * config.variable_minutes,
+        )
         self._config = config
         self._tools = tools
         self._host = host
         self._scene = scene
+        self._priority: Priority = priority
+        self._meter, self._log = meter, log
+        self._id = uuid.uuid4().hex
         self._order = itertools.count()
-        self._written: dict[str, int] = {}
+        self._written: dict[str, _Order] = {}
         self._in_turn = asyncio.Lock()
         self._under_way: list[asyncio.Event] = []
         """One per call, oldest first; set when the call has left what it brought."""
@@ -154,46 +201,76 @@ class Session:
         """The world as the last robot call left it; None where the question has none."""
         if self._scene is None:
             return None
-        if _WORLD not in self.variables:
+        if WORLD not in self.variables:
             from toolshed.tabletop.state import initial_state
 
             state = initial_state(self._scene)
-            self.variables[_WORLD] = Variable(name=_WORLD, kind="world", value=state)
-        return cast("WorldState", self.variables[_WORLD].value)
+            self.variables.keep(Variable(name=WORLD, kind="world", value=state))
+        return cast("WorldState", self.variables[WORLD].value)
+
+    def call_now(self, call: ToolCall) -> ToolResult:
+        """Make one call from a program without an event loop; see ``call``."""
+        return run_now(self.call(call))
+
+    def close(self) -> None:
+        """The episode is over: its variables are released. Results keep what they refer to."""
+        self.variables.clear()
 
     async def call(self, call: ToolCall) -> ToolResult:
         """Make one call; see the module for what it raises, which is nothing but bugs."""
         earlier, done = tuple(self._under_way), asyncio.Event()
         self._under_way.append(done)
         try:
-            return await self._made(call, earlier)
+            result = await self._made(call, earlier, (next(self._order),), ())
         finally:
             self._under_way.remove(done)
             done.set()
+        self._meter.add(call, result, self.images)
+        if self._log is not None:
+            self._log.append(self._id, call, result)
+        return result
 
-    async def _made(self, call: ToolCall, earlier: Sequence[asyncio.Event]) -> ToolResult:
+    async def _made(
+        self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
+    ) -> ToolResult:
+        """One outcome, with the pictures of calls that the tool made itself; ``chain`` holds the
+        families whose calls this one is made by."""
+        chain = (*chain, call.name.partition(".")[0])
+        nested = NestedCalls(
+            call.id,
+            chain,
+            self._tools.methods,
+            # What a tool calls does not wait for the tool, which waits for it.
+            lambda inner, number: self._made(inner, earlier, (*order, number), chain),
+        )
+        result = await self._outcome(call, earlier, order, nested)
+        if not nested.images:
+            return result
+        return dataclasses.replace(result, images=(*nested.images, *result.images))
+
+    async def _outcome(
+        self,
+        call: ToolCall,
+        earlier: Sequence[asyncio.Event],
+        order: _Order,
+        nested: NestedCalls,
+    ) -> ToolResult:
         started_s = time.perf_counter()
-        order = next(self._order)
-        looked_for = call.arguments.get("obj_name")
         try:
             method = self._method(call.name)
+            for name in _names_in(call):
+                self.variables.check_not_gone(name)
             arguments = check_arguments(
                 method, call.arguments, images=self.images, variables=self.variables
             )
-            kind = self._kind_read(method, call)
-            answer = await self._answer(method, arguments)
-            value = _found(answer.value, kind)
+            kind = kind_read(method, call.arguments, self.variables)
+            answer = await self._answer(method, arguments, kind, nested)
+            self.variables.check(answer.variables)
         except ToolRefusal as refusal:
-            name = looked_for if isinstance(looked_for, str) else None
-            return ToolResult(
-                call_id=call.id,
-                name=call.name,
-                status="refused",
-                reason=refusal.reason,
-                text=clean(replies.render_refusal(refusal, self._config.replies, name)),
-                timings=Timings(total_s=time.perf_counter() - started_s),
-            )
+            return self._refused(call, refusal, started_s)
         except ToolFailure as failure:
+            if failure.reason == "expired" and _names_in(call):
+                return self._refused(call, self._lost(call, failure), started_s)
             return ToolResult(
                 call_id=call.id,
                 name=call.name,
@@ -201,12 +278,36 @@ class Session:
                 reason=failure.reason,
                 text=failure.text,
                 timings=Timings(total_s=time.perf_counter() - started_s),
+                num_retries=failure.num_retries,
             )
-        if _pictures(value):
+        if answer.images:
             # Pictures are numbered in the order of the calls, which is how the model reads them.
             for event in earlier:
                 await event.wait()
-        return self._accepted(call, order, value, answer, started_s)
+        return self._accepted(call, order, answer, started_s)
+
+    def _refused(self, call: ToolCall, refusal: ToolRefusal, started_s: float) -> ToolResult:
+        looked_for = call.arguments.get("obj_name")
+        name = looked_for if isinstance(looked_for, str) else None
+        return ToolResult(
+            call_id=call.id,
+            name=call.name,
+            status="refused",
+            reason=refusal.reason,
+            text=clean(replies.render_refusal(refusal, self._config.replies, name)),
+            timings=Timings(total_s=time.perf_counter() - started_s),
+        )
+
+    def _lost(self, call: ToolCall, failure: ToolFailure) -> ToolRefusal:
+        """The model can make again what a machine has lost, so it reads which variables went."""
+        names = _names_in(call)
+        for name in names:
+            self.variables.lose(name)
+        try:
+            self.variables.check_not_gone(names[0])
+        except ToolRefusal as refusal:
+            return refusal
+        return ToolRefusal("expired_variable", failure.text)
 
     def _method(self, name: str) -> Method:
         method = self._tools.methods.get(name)
@@ -215,79 +316,74 @@ class Session:
             raise ToolRefusal("unknown_tool", f"unknown tool {name[:60]!r}; tools: {listed}")
         return method
 
-    def _kind_read(self, method: Method, call: ToolCall) -> str:
-        """Kind of the variable that a call hands to the first array of its method."""
-        for parameter in method.visible:
-            written = call.arguments[parameter.schema_name]
-            if parameter.array is not None:
-                is_name = isinstance(written, str) and written.startswith("$")
-                return self.variables[str(written)[1:]].kind if is_name else "array"
-        return ""
-
-    async def _answer(self, method: Method, arguments: dict[str, object]) -> Answer:
+    async def _answer(
+        self, method: Method, arguments: dict[str, object], kind_read: str, nested: NestedCalls
+    ) -> Answer:
+        tools = {each.name: nested for each in method.parameters if each.role == "tools"}
+        request = Request(
+            family=method.family,
+            method=method.name,
+            arguments={**arguments, **tools},
+            kind_read=kind_read,
+            priority=self._priority,
+            session=self._id,
+        )
         worlds = [each.name for each in method.parameters if each.role == "world"]
         if not worlds:
-            request = Request(family=method.family, method=method.name, arguments=arguments)
             return await self._host.call(request)
         async with self._in_turn:
-            world = self.world
-            if world is None:
-                raise ToolRefusal("no_world", "there is no robot in this conversation")
-            given = {**arguments, worlds[0]: world}
-            answer = await self._host.call(
-                Request(family=method.family, method=method.name, arguments=given)
-            )
-            assert isinstance(answer.value, RobotReply), "a method with a world returns it"
-            self.variables[_WORLD] = Variable(name=_WORLD, kind="world", value=answer.value.world)
+            given = {**request.arguments, worlds[0]: self._acted_in(method.family)}
+            answer = await self._host.call(dataclasses.replace(request, arguments=given))
+            for after in answer.variables:
+                if after.name == WORLD:
+                    self.variables.keep(after)
             return answer
 
+    def _acted_in(self, family: str) -> WorldState | ToolImage | None:
+        """What a robot gets to see and change; nothing where it stands in a room of its own."""
+        acts_in = backend_of(family, self._config.families[family].backend).acts_in
+        if acts_in == "room":
+            return None
+        given = self.images[0] if acts_in == "picture" and self.images else self.world
+        if given is None:
+            raise ToolRefusal("no_world", "there is no robot in this conversation")
+        return given
+
     def _accepted(
-        self, call: ToolCall, order: int, value: ToolValue, answer: Answer, started_s: float
+        self, call: ToolCall, order: _Order, answer: Answer, started_s: float
     ) -> ToolResult:
-        config = self._config
-        kept = replies.variables(value, config.defects)
-        pictures = _pictures(value)
-        text = replies.render(
-            value,
-            config.replies,
-            config.defects,
-            method=call.name.partition(".")[2],
-            image_index=len(self.images) if pictures else None,
-        )
-        self.images.extend(pictures)
-        for variable in kept:
-            if order >= self._written.get(variable.name, -1):
+        # A call writes after the calls that it made.
+        order = (*order, math.inf)
+        text = answer.text
+        if answer.images:
+            text = text.replace(IMAGE_INDEX, str(len(self.images)))
+        self.images.extend(answer.images)
+        for variable in answer.variables:
+            # The world was set in the order of its calls, which is the order of the actions.
+            if variable.name != WORLD and order >= self._written.get(variable.name, ()):
                 self._written[variable.name] = order
-                self.variables[variable.name] = variable
-        if isinstance(answer.value, RobotReply):
-            kept = (*kept, Variable(name=_WORLD, kind="world", value=answer.value.world))
+                self.variables.keep(variable)
         return ToolResult(
             call_id=call.id,
             name=call.name,
             status="ok",
             text=clean(text),
-            value=value,
-            variables=kept,
-            images=pictures,
+            held=answer.value,
+            variables=answer.variables,
+            images=answer.images,
             timings=Timings(
                 queue_s=answer.queue_s,
+                transfer_s=answer.transfer_s,
                 run_s=answer.run_s,
+                encode_s=answer.encode_s,
                 total_s=time.perf_counter() - started_s,
             ),
+            num_retries=answer.num_retries,
         )
 
 
-def _found(answered: ToolValue | RobotReply, kind: str) -> ToolValue:
-    """The value itself; an empty detection is a refusal, whichever way its back-end says so."""
-    value = answered.value if isinstance(answered, RobotReply) else answered
-    if isinstance(value, Detections) and not value.points:
-        raise ToolRefusal("not_found", f"not found: {value.obj_name}")
-    if isinstance(value, IndexedValue):
-        return dataclasses.replace(value, kind=kind)
-    return value
-
-
-def _pictures(value: ToolValue) -> tuple[ToolImage, ...]:
-    if isinstance(value, CapturedImage | RobotAction) and value.image is not None:
-        return (value.image,)
-    return ()
+def _names_in(call: ToolCall) -> list[str]:
+    """Names of variables that a call passes on."""
+    written = [each for each in call.arguments.values() if isinstance(each, str)]
+    found = [parse_reference(each) for each in written if each.startswith("$")]
+    return [each.name for each in found if each is not None]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from toolshed.chat import spec_line
 from toolshed.config import ToolshedConfig, known_name, load_tools, published_specs
+from toolshed.errors import ConfigError
 from toolshed.registry import contract_of
 from toolshed.tool import Method, methods_of, specs_of
 from toolshed.types import ToolSpec
@@ -63,11 +64,19 @@ class ToolSet:
 
 
 def _own_specs(config: ToolshedConfig) -> list[ToolSpec]:
-    return [
-        spec
-        for name, family in config.families.items()
-        for spec in specs_of(contract_of(name, family.backend), family.show)
-    ]
+    specs = []
+    for name, family in config.families.items():
+        contract = contract_of(name, family.backend)
+        if contract.name != name:
+            raise ConfigError(
+                f"family {name!r}: its contract {contract.__qualname__} is named "
+                f"{contract.name!r}; write that name as the key"
+            )
+        for method in family.exclude_methods:
+            known_name(method, methods_of(contract), f"{name} method")
+        shown = specs_of(contract, family.show)
+        specs += [each for each in shown if each.method not in family.exclude_methods]
+    return specs
 
 
 def _methods(config: ToolshedConfig, specs: Iterable[ToolSpec]) -> dict[str, Method]:

@@ -8,12 +8,15 @@ metres.
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+ValueT = TypeVar("ValueT")
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role = Literal["system", "user", "assistant"]
 Status = Literal["ok", "refused", "failed"]
@@ -77,7 +80,13 @@ class Timings:
     """Seconds that one call spent in each stage."""
 
     queue_s: float = 0.0
+    """Waiting for a replica, and there for its turn."""
+    transfer_s: float = 0.0
+    """On the way there and back."""
     run_s: float = 0.0
+    """In the back-end."""
+    encode_s: float = 0.0
+    """Writing the reply, and its values in the form that travels."""
     total_s: float = 0.0
 
 
@@ -103,6 +112,31 @@ class ToolImage:
     @property
     def height(self) -> int:
         return int(self.pixels.shape[0])
+
+
+# ---- what stays where it was made ------------------------------------------------------------
+
+
+class Stored(ABC, Generic[ValueT]):
+    """A value that lies in the object store; only who looks at it fetches it."""
+
+    @abstractmethod
+    def fetch(self) -> ValueT:
+        """The value, its arrays read-only. ToolFailure where it is gone."""
+
+
+class StoredArray(Stored[npt.NDArray[np.generic]]):
+    """An array that lies in the object store, passed on by reference."""
+
+    dtype: str
+    """As numpy spells it, for example ``<f4``."""
+    shape: tuple[int, ...]
+    key: str
+    """The same for the same content."""
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 # ---- values that tools return; one function per reply profile turns each into text ----------
@@ -131,8 +165,30 @@ class Segmentation:
     mask: npt.NDArray[np.bool_]
     """Shape (H, W) of the picture."""
     score: float
-    """Predicted IoU in [0, 1]."""
+    """Predicted IoU of ``mask``, in [0, 1]."""
     points: tuple[Point, ...]
+    whole_score: float | None = None
+    """Predicted IoU of the mask before it was eroded; None where that is ``score``."""
+    too_thin: bool = False
+    """Erosion would have left nothing, so that the mask was left whole."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownDepth:
+    """Range and mean of the depths that are known, metres."""
+
+    low_m: float
+    high_m: float
+    mean_m: float
+
+    @classmethod
+    def of(cls, depth_m: npt.NDArray[np.float32]) -> KnownDepth | None:
+        """Of the finite, positive ones; None where there is none."""
+        known = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+        if known.size == 0:
+            return None
+        mean = float(known.mean(dtype=np.float64))
+        return cls(low_m=float(known.min()), high_m=float(known.max()), mean_m=mean)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +200,15 @@ class DepthEstimate:
     focal_length_px: float
     points: npt.NDArray[np.float32] | None = None
     """Shape (N, 3), metres, camera frame; row-major pixels, invalid ones dropped."""
-    source: Literal["estimated", "robot"] = "estimated"
+    source: Literal["estimated", "robot", "hardware"] = "estimated"
+    """``robot`` is the simulated one, ``hardware`` one that stands in a room."""
+    known: KnownDepth | None = None
+    """Of the cloud where there is one, else of the map; None where nothing is known."""
+
+    def __post_init__(self) -> None:
+        if self.known is None:
+            found = KnownDepth.of(self.depth_m if self.points is None else self.points[:, 2])
+            object.__setattr__(self, "known", found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,11 +260,41 @@ class RobotAction:
     execution_time_s: float
     image: ToolImage | None = None
     """What the camera sees afterwards."""
+    source: Literal["robot", "hardware"] = "robot"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CapturedImage:
     image: ToolImage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextReply:
+    """A reply in its own words, for tools whose answer is none of the values above."""
+
+    text: str
+    variables: tuple[Variable, ...] = ()
+    images: tuple[ToolImage, ...] = ()
+    """Pictures that join the conversation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeRun:
+    """What a program did."""
+
+    result: float | list[Json] | npt.NDArray[np.generic] | ToolImage | None
+    """Where it is something that a session keeps."""
+    text: str
+    """Beginning of the result's printed form; empty where there is none."""
+    text_length: int
+    """Characters of the whole printed form."""
+    stdout: str
+    stderr: str
+    """With the traceback of the program's error."""
+    level: str
+    """Sandbox that it ran in."""
+    calls: tuple[str, ...] = ()
+    """Tools that it called."""
 
 
 ToolValue = (
@@ -212,6 +306,8 @@ ToolValue = (
     | GraspEstimate
     | RobotAction
     | CapturedImage
+    | CodeRun
+    | TextReply
 )
 
 
@@ -221,8 +317,10 @@ class Variable:
 
     name: str
     kind: str
-    """``depth_map mask point_cloud points pose box number image world``."""
+    """``depth_map mask point_cloud points pose box number image world``; ``array`` and ``list`` are
+    what code made, and taken where a literal of the same form would be."""
     value: object
+    """A number, text, points, an array or where it is stored, a picture, the world."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,8 +338,18 @@ class ToolResult:
     """Machine-readable word of a refusal or failure, for example ``not_found`` or ``timeout``."""
     text: str = ""
     """What the model reads; of a failure what people read, for it never reaches the model."""
-    value: ToolValue | None = None
+    held: ToolValue | Stored[ToolValue] | None = None
     variables: tuple[Variable, ...] = ()
     images: tuple[ToolImage, ...] = ()
     """Pictures that join the conversation, in order."""
     timings: Timings = field(default_factory=Timings)
+    num_retries: int = 0
+    """How often the call was tried again, elsewhere."""
+
+    @property
+    def value(self) -> ToolValue | None:
+        """What the tool returned; fetched when it is asked for where it stayed with the tools.
+
+        Raises ToolFailure where it is gone with the process that had it.
+        """
+        return self.held.fetch() if isinstance(self.held, Stored) else self.held

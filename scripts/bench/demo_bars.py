@@ -46,7 +46,7 @@ class Line:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of demo runs, as runs/demo")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     parser.add_argument("--selftest", action="store_true", help="see whether a failure is noticed")

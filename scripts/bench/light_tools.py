@@ -45,7 +45,7 @@ Results = dict[str, dict[str, float]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--scenes", type=int, default=200, help="scenes of each style")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     parser.add_argument("--selftest", action="store_true", help="see whether handicaps are noticed")

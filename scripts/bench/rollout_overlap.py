@@ -54,7 +54,7 @@ TOOLS: dict[str, Json] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="of the numbers of calls")
     parser.add_argument("--json", action="store_true", help="print one JSON object and no sentence")
     parser.add_argument("--selftest", action="store_true", help="see whether idle places show")

@@ -49,7 +49,7 @@ LR = 1e-4
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object and no table")
     parser.add_argument("--selftest", action="store_true", help="see whether a handicap shows")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each side (%(default)s)")

@@ -210,7 +210,7 @@ def _turn(
         name=name,
         status="ok",
         text=reply,
-        value=value,
+        held=value,
         timings=Timings(queue_s=0.001, run_s=0.004, total_s=0.006),
     )
     return Turn(

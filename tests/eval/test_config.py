@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -40,8 +41,10 @@ FREE = {
 
 def config_of(key: str, value: str) -> EvalConfig:
     """The defaults and one word."""
-    blank = Path(__file__).parents[2] / "configs" / "rl" / "collect.yaml"
-    return load_config(EvalConfig, "eval", str(blank), [f"{key}={value}"])
+    with TemporaryDirectory() as folder:
+        blank = Path(folder) / "blank.yaml"
+        blank.write_text("defaults: [schema, _self_]\n")
+        return load_config(EvalConfig, "eval", str(blank), [f"{key}={value}"])
 
 
 @pytest.fixture

@@ -71,9 +71,9 @@ def test_apart_can_fail() -> None:
 
 
 def test_a_data_set_looks_at_few_scenes_for_a_question(tmp_path: Path) -> None:
-    for order in demo_data.orders("test", 3, True):
-        make_questions(order, tmp_path, name="q")
-    numbers = [int(path.stem.split("-")[2]) for path in (tmp_path / "images").glob("*[0-9].png")]
+    for part, order in enumerate(demo_data.orders("test", 3, True)):
+        make_questions(order, tmp_path, name=f"q{part}")
+    numbers = [int(path.stem.split("-")[2]) for path in tmp_path.glob("q*_images/*[0-9].png")]
     spans = [demo_data.scenes_of(order) for order in demo_data.orders("test", 3, True)]
     assert numbers
     assert all(any(number in span for span in spans) for number in numbers)
@@ -312,3 +312,14 @@ def test_the_exit_code_names_the_owner(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert demo.main(["--smoke"]) == code
     assert told in capsys.readouterr().err
+
+
+def test_a_worker_that_stops_for_the_user_is_the_users_affair(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path)
+    driver.workers.append(replace(dying_worker(2), plan=PLAN))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "sft.log").write_text("error: runs/x: no space left on device; ...\n")
+    with pytest.raises(WorkFailed, match=r"sft failed \(exit code 2\): runs/x: no space") as told:
+        driver._collect()
+    assert told.value.code == 2
+    driver.close()

@@ -20,8 +20,8 @@ from rl.rewards import DEMO_RULE
 from rl.rollout import Player
 from rl.teacher import teach
 from rl.types import Question
+from toolshed.backend import Answer, Request
 from toolshed.errors import ConfigError, ToolFailure
-from toolshed.hosting import Answer, Request
 from toolshed.images import load_image
 from toolshed.shed import Toolshed
 

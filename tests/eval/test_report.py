@@ -180,6 +180,13 @@ def bar_of(result: Result) -> Bar:
     return Bar(label="full RL", style="final", greedy=result.greedy, sampled=result.sampled)
 
 
+def test_a_greedy_figure_is_marked_as_one() -> None:
+    greedy = Bar(
+        label="x", style="base", greedy=Estimate(n=2, mean=0.5, low=0.1, high=0.9), sampled=None
+    )
+    assert ">○ 50.0</text>" in interval_chart("a", [greedy], None)
+
+
 def test_a_chart_tells_how_many_were_sampled() -> None:
     figures = Result(
         stage="full_rl", task="point", n=256, accuracy=0.9, low=0.8, high=1.0,
@@ -188,6 +195,7 @@ def test_a_chart_tells_how_many_were_sampled() -> None:
     chart = interval_chart("a", [bar_of(figures)], None)
     assert "greedy: 90.0% (80.0% to 100.0%, n = 256)" in chart
     assert "sampled: 80.0% (70.0% to 90.0%, n = 128)" in chart
+    assert ">80.0</text>" in chart
     old = replace(figures, num_sampled=0)
     chart = interval_chart("a", [bar_of(old)], None)
     assert "sampled: 80.0% (70.0% to 90.0%)" in chart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from eval.benchmarks import BENCHMARKS, benchmark_named, data_file, load_benchmark, origin_of
 from eval.config import EvalConfig
 from eval.evaluate import player_of, task_of
-from eval.run import main
+from eval.run import main, make_plan
 from rl.data import write_questions
 from rl.rewards import KINDS
 from rl.types import Question
 from toolshed.errors import ConfigError
+from toolshed.toolset import ToolSet
 
 # ---- benchmarks -------------------------------------------------------------------------------
 
@@ -166,13 +168,61 @@ def test_check_loads_nothing(
         (["tabletop-point", "greedy=false"], "ask nothing"),
         (["tabletop-point", "reward=best"], "none of default, demo"),
         (["tabletop-point", "tools.config=dmeo"], "demo"),
+        (["tabletop-point", "--limit", "-3"], "limit=-3"),
+        (["tabletop-point", "draws=-1"], "draws=-1"),
+        (["tabletop-pick"], "tabletop-pick questions need robot.capture_image"),
+        (["tabletop-point", "out=docs"], "docs holds other files and no run"),
+        (["tabletop-point", "device=gpu", "out=/proc/none"], "/proc/none"),
     ],
 )
 def test_bad_words_stop_before_any_work(
     checkpoint: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(checkpoint), *words]) == 2
-    assert told in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert told in said.err and not said.out
+
+
+def test_prompts_that_do_not_fit_are_said_before_tools_start(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(checkpoint), "tabletop-pose", "--limit", "1", f"out={tmp_path}", "schema=any"]
+    assert main([*words, "device=gpu"]) == 2
+    assert "device='gpu' is none of cpu, cuda" in capsys.readouterr().err
+    assert main([*words, "tools.config=light"]) == 2
+    assert "max_tokens=220 of them for turns and replies, and max_length is 320" in (
+        capsys.readouterr().err
+    )
+
+
+def test_answers_that_are_there_start_nothing_and_a_clash_is_said_first(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rl.tiny import make_random
+
+    words = ["tabletop-point", "--limit", "2", f"out={tmp_path / 'out'}", "tools.config=none"]
+    assert main([str(checkpoint), *words]) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr("eval.run._ask_all", None)
+    assert main([str(checkpoint), *words]) == 0
+    assert capsys.readouterr().out.partition("stage")[2] == first.partition("stage")[2]
+    make_random(tmp_path / "tiny", [ToolSet.named("demo").specs], seed=2)
+    assert main([str(tmp_path / "tiny"), *words, "draws=1"]) == 2
+    assert "holds the answers of tiny " in capsys.readouterr().err
+
+
+def test_a_runs_default_folder_is_not_anothers(checkpoint: Path, tmp_path: Path) -> None:
+    folders = set()
+    for run in ("demo", "demo-smoke"):
+        folder = tmp_path / "runs" / run / "full_rl"
+        shutil.copytree(checkpoint, folder)
+        plan = make_plan(str(folder), ["tabletop-point"], EvalConfig())
+        assert plan.name == "full_rl"
+        folders.add(str(plan.out))
+    assert folders == {"runs/eval/demo_full_rl", "runs/eval/demo-smoke_full_rl"}
 
 
 def test_a_missing_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

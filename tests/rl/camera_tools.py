@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
+from toolshed.backend import Answer, Request
 from toolshed.config import parse_tools
 from toolshed.errors import ToolFailure, ToolRefusal
-from toolshed.hosting import Answer, LocalHost, Request, served_families
+from toolshed.hosting import LocalHost, served_families
 from toolshed.images import make_image
 from toolshed.shed import Toolshed
 from toolshed.tool import Family, Within, tool

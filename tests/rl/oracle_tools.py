@@ -15,6 +15,7 @@ from rl import wording
 from rl.tabletop_kinds import Shot, free_region
 from toolshed.backends.light_depth import unproject
 from toolshed.backends.light_robot import LightRobot
+from toolshed.backends.light_vision_ops import LightVisionOps
 from toolshed.errors import ToolRefusal
 from toolshed.tabletop.gripper import key_points_uv, oracle_grasp
 from toolshed.tabletop.scene import Scene
@@ -26,7 +27,6 @@ from toolshed.tools.grasping import Grasping
 from toolshed.tools.pointing import Pointing
 from toolshed.tools.robot import RobotReply
 from toolshed.tools.segmentation import SegmentationTool
-from toolshed.tools.vision_ops import VisionOps
 from toolshed.types import (
     CapturedImage,
     DepthEstimate,
@@ -124,7 +124,7 @@ class OracleBoxes(Boxes):
         )
 
 
-class OracleVisionOps(VisionOps):
+class OracleVisionOps(LightVisionOps):
     def index_at(self, data: npt.NDArray[np.generic], u: float, v: float) -> IndexedValue:
         height, width = data.shape[:2]
         value = float(data[min(int(v * height), height - 1), min(int(u * width), width - 1)])

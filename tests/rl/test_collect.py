@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rl.collect import CollectConfig, Collection, collect, main, passes, prepare
+from rl.collect import CollectConfig, Collection, collect, main, passes, prepare, rejection
 from rl.data import check_depth, load_questions, write_questions
 from rl.rewards import DEMO_RULE
 from rl.tabletop import Order, write_dataset
@@ -133,6 +133,12 @@ def test_the_filter() -> None:
     )
     assert not passes(wrong, CollectConfig(need_call=False))
     assert not passes(replace(trajectory, reward=None), CollectConfig(need_call=False))
+    lax = CollectConfig(need_call=False)
+    assert rejection(trajectory, CollectConfig()) == "no answered call (need_call)"
+    assert rejection(wrong, lax) == "wrong (below min_score=0.5)"
+    assert rejection(bad_form, lax) == "badly formed (need_form)"
+    mute = replace(wrong, reward=Reward(value=0.0, accuracy=0.0, well_formed=False, answer=None))
+    assert rejection(mute, lax) == "no answer, answered (below min_score=0.5)"
 
 
 def test_samples_and_keep(data: Path, tmp_path: Path) -> None:
@@ -140,6 +146,8 @@ def test_samples_and_keep(data: Path, tmp_path: Path) -> None:
     with local() as shed:
         done = collect(ready(data, tmp_path / "traces.json", config), shed)
     assert (done.num_kept, done.num_rejected) == (8, 4)
+    assert sum(done.reasons.values()) == 4
+    assert all(reason.endswith(": keep is reached") for reason in done.reasons)
     rows = json.loads((tmp_path / "traces.json").read_text())
     assert len({row["task_id"] for row in rows}) == 8
     assert {row["source"] for row in rows} == {"distilled"}
@@ -165,6 +173,23 @@ def test_bad_input_stops_before_any_work(data: Path, tmp_path: Path) -> None:
         CollectConfig(min_score=2.0)
     with pytest.raises(ConfigError):
         prepare(str(tmp_path / "no_checkpoint"), data, tmp_path / "x.json", CollectConfig())
+    for out, said in (("", "no file to write"), (tmp_path, "is a folder"), ("/proc/x", "/proc")):
+        with pytest.raises(ConfigError, match=said):
+            prepare("teacher", data, out, CollectConfig())
+    with pytest.raises(ConfigError, match="limit=-2"):
+        CollectConfig(limit=-2)
+    poses = tmp_path / "pose.parquet"
+    write_dataset(poses, Order(kinds=("pose",), num=1))
+    with pytest.raises(ConfigError, match=r"tabletop-pose .*compute_bbox.*tools\.config=light"):
+        ready(poses, tmp_path / "x.json")
+
+
+def test_a_policy_without_room_for_the_prompt_is_refused(
+    data: Path, tiny: Path, tmp_path: Path
+) -> None:
+    config = CollectConfig(max_tokens=100, max_length=120, schema="any")
+    with pytest.raises(ConfigError, match=r"needs .* places, max_tokens=100 .* max_length is 120"):
+        prepare(str(tiny), data, tmp_path / "x.json", config)
 
 
 def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,10 @@ def test_teacher_scores_one_on_every_kind(questions: list[Question], tmp_path: P
         assert trajectory.reward is not None and trajectory.stop_reason is StopReason.ANSWERED
         assert trajectory.reward.value == pytest.approx(1.0), trajectory.messages
         assert all(result.status == "ok" for result in trajectory.results)
+        called = {call.name for call in trajectory.calls}
+        kind = trajectory.question.source.removeprefix("tabletop-")
+        # The oracle points at free places; for other tools the teacher falls back on a box.
+        assert called == set(TASK_KINDS[kind].tools[: 1 if kind == "point_free" else None])
 
 
 def test_teacher_scores_one_with_compact_replies(questions: list[Question], tmp_path: Path) -> None:

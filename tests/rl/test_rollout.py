@@ -28,8 +28,8 @@ from sft.model import load_model
 from sft.render import Renderer
 from tests.rl.camera_tools import camera_shed
 from tests.rl.reader import Reader, question, says
+from toolshed.backend import Request
 from toolshed.chat import write_call
-from toolshed.hosting import Request
 from toolshed.shed import Toolshed
 
 LEFT = write_call("camera.left", {"image_index": 0})

@@ -22,6 +22,7 @@ from rl.tabletop import (
 )
 from rl.tabletop_kinds import TASK_KINDS, Margins, Shot, free_region, picture_votes, table_point
 from rl.types import Question
+from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
 from toolshed.images import load_image
 from toolshed.tabletop.render import render
@@ -179,12 +180,70 @@ def test_size_and_roll_change_the_camera(tmp_path: Path) -> None:
         (Order(num=0), "at least 1"),
         (Order(kinds=("pick",), size=112), "robot's own world"),
         (Order(size=8), "out of range"),
+        (Order(seed=-3), "seed -3 "),
+        (Order(roll_deg=float("nan")), "roll nan"),
+        (Order(margins=Margins(leftmost=-0.1)), "margins -0.1"),
+        (Order(margins=Margins(nearer_m=float("nan"))), "nan"),
     ],
 )
 def test_impossible_orders_stop_before_any_work(order: Order, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         make_questions(order, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_data_set_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = Order(kinds=("point",), num=3, seed=9)
+    old = write_dataset(tmp_path / "set", order)
+    before = sorted(tmp_path.rglob("*"))
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("set", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            write_dataset(tmp_path / name, order, force=True, progress=stop)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert load_questions(tmp_path / "set.parquet")[0].images == old[0].images
+    monkeypatch.setattr("rl.tabletop.write_dataset", stop)
+    assert main([str(tmp_path / "new")]) == 130
+    assert capsys.readouterr().err.endswith("interrupted; nothing was written\n")
+
+
+def test_a_disk_that_takes_no_more_is_said_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sft.run_dir._TRIED_BYTES", 1)
+    with largest_file(20_000):
+        assert main([str(tmp_path / "set"), "--kinds", "point", "--num", "2"]) == 2
+    told = capsys.readouterr().err
+    assert f"error: {tmp_path}/set_images/set-demo-" in told and "too large" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_sets_of_one_folder_keep_their_pictures_apart(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_dataset(tmp_path / name, Order(kinds=("point",), num=1, seed=len(name)))
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"train.parquet", "train_images", "test.parquet", "test_images"}
+    write_dataset(tmp_path / "picks", Order(kinds=("pick",), num=1))
+    assert not (tmp_path / "picks_images").exists()
+    (tmp_path / "mine_images").mkdir()
+    with pytest.raises(ConfigError, match="mine_images exists"):
+        write_dataset(tmp_path / "mine", Order(kinds=("point",), num=1))
+
+
+@pytest.mark.parametrize("out", ["", " ", "folder"])
+def test_a_data_set_needs_a_file(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert main([out]) == 2
+    assert f"OUT {out!r} is no file; name one, for example " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

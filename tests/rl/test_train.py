@@ -109,6 +109,10 @@ def test_broken_tools_stop_a_run_and_are_nobodys_wrong_answers(
         ({"frozen": "tower"}, "frozen='tower' is none of vision, none"),
         ({"val_every": 2}, "val_every=2 needs val_data="),
         ({"out": ""}, "out="),
+        ({"group_size": 1}, "group_size=1 must be 2 or more"),
+        ({"clip_low": -1.0}, "clip_low=-1"),
+        ({"device": "gpu"}, "device='gpu'"),
+        ({"max_length": 40}, r"\(tabletop-point\) needs .* places"),
     ],
 )
 def test_bad_input_stops_before_any_work(
@@ -120,7 +124,7 @@ def test_bad_input_stops_before_any_work(
 
 
 def test_tools_that_cannot_be_had_leave_nothing_that_hinders_the_next_try(config: RLConfig) -> None:
-    with pytest.raises(ConfigError, match="real"):
+    with pytest.raises(ConfigError, match="toolshed env create roborefer"):
         train(replace(config, tools=ToolsConfig(config="point"), schema="any"))
     assert train(config).exists()
 

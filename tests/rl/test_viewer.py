@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from rl.ask import main, saved_config, scene_question, trained_tools
+from rl.ask import Asking, main, saved_config, scene_question, trained_tools
 from rl.episode import Drawing, Episode, drawing_of, episode_of, value_of
-from rl.types import Completion, Turn
+from rl.types import Completion, Question, StopReason, Trajectory, Turn
 from rl.viewer import (
     SHOWN_PX,
     Album,
+    answer_words,
     drawn,
     episode_html,
     episode_png,
@@ -229,3 +230,62 @@ def test_ask_prints_the_episode_and_writes_its_picture(
     with Image.open(out) as sheet:
         assert sheet.height > SHOWN_PX
     assert main([str(tmp_path / "none"), "Where?"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([""], "no question given"),
+        (["Where?", "--scene", "-1"], "scene -1"),
+        (["Where?", "--temperature", "-1"], "temperature -1"),
+        (["Where?", "--seed", "-1"], "seed -1"),
+        (["Where?", "--image", "none.png"], "image none.png does not exist"),
+        (["Where?", "--out", "x.foo"], "--out x.foo must end in .png"),
+        (["Where?", "--out", "/proc/none/x.png"], "cannot write in /proc/none"),
+    ],
+)
+def test_a_wrong_word_is_said_before_anything_is_loaded(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "nowhere"), *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_another_question_has_another_picture() -> None:
+    first = Asking(checkpoint="runs/demo/full_rl", question="Where is the red cube?")
+    assert first.sheet.name.startswith("demo_full_rl-scene-7-where-is-the-red-cube-")
+    others = [
+        replace(first, question="Where is the red cube"),
+        replace(first, checkpoint="runs/demo-smoke/full_rl"),
+        replace(first, temperature=1.0),
+        replace(first, scene=8),
+    ]
+    assert len({first.sheet, *(each.sheet for each in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("answered", "(none: the last turn holds no <answer>)"),
+        ("max_tokens", "(none: the limit of tokens was reached)"),
+        ("", "(none)"),
+    ],
+)
+def test_a_missing_answer_says_why(reason: str, told: str) -> None:
+    episode = Episode(
+        question_id="q", source="asked", kind="", question="?", pictures=(), stop_reason=reason
+    )
+    assert answer_words(episode) == told
+
+
+def test_an_answer_that_nobody_judges_is_shown() -> None:
+    turn = Turn(completion=Completion(text="<think>So.</think><answer>a cup</answer>"))
+    trajectory = Trajectory(
+        question=Question(id="q", source="asked", kind="", messages=(), images=(), target=None),
+        sample_index=0,
+        seed=0,
+        turns=(turn,),
+        messages=(),
+        stop_reason=StopReason.ANSWERED,
+    )
+    assert answer_words(episode_of(trajectory)) == "a cup"

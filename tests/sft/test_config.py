@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -83,6 +84,8 @@ def test_the_resolved_config_is_a_config_again(path: Path) -> None:
         ("steps=many", "whole.yaml: steps: .*'many'"),
         ("naming.mixture={naming: much}", "'much'"),
         ("naming.mixture=3", "naming.mixture holds a mapping: write .*, not '3'"),
+        ("parts=a.json", r"parts holds a list: write 'parts=\[\{path: a.json\}\]', not 'parts=a"),
+        ("names=a", r"names holds a list: write 'names=\[a\]', not 'names=a'"),
         ("nothing", "'nothing' is no key=value word"),
         ("+fresh=1", "is no key=value word"),
         ("~steps=1", "is no key=value word"),
@@ -104,10 +107,28 @@ def test_a_wrong_key_in_the_file_is_named_as_well(path: Path) -> None:
 
 
 def test_an_unknown_config_names_those_that_there_are(tmp_path: Path) -> None:
+    from rl.collect import CollectConfig
+    from rl.tiny import TinyConfig
+
     with pytest.raises(ConfigError, match=r"no config 'dem' in configs/sft .* did you mean demo"):
         load_config(Whole, "sft", "dem", [])
+    with pytest.raises(ConfigError, match=r"\(there is collect, collect_demo\)"):
+        load_config(CollectConfig, "rl", "x", [])
+    with pytest.raises(ConfigError, match=r"\(there is tiny\)"):
+        load_config(TinyConfig, "rl", "x", [])
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(Whole, "sft", str(tmp_path / "none.yaml"), [])
+
+
+@pytest.mark.parametrize("module", ["sft.train", "rl.train", "rl.tiny", "rl.collect", "eval.run"])
+def test_no_option_may_be_cut_short(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(module).main
+    with pytest.raises(SystemExit):
+        main(["demo", "a", "b", "--hel"])
+    with pytest.raises(SystemExit):
+        main([])
+    told = capsys.readouterr().err
+    assert "--hel" in told and "key=value" not in told.rpartition("required")[2]
 
 
 def test_help_lists_every_key() -> None:

@@ -10,9 +10,10 @@ import torch
 from sft.batch import micro_batches
 from sft.config import OptimConfig
 from sft.learner import Learner, rate_factor
-from sft.model import load_model
+from sft.model import load_model, save_checkpoint
 from sft.render import Renderer
 from sft.sample import TrainingSample
+from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
 from toolshed.images import make_image
 from toolshed.types import Message, ToolImage
@@ -181,3 +182,15 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_move(tiny: Path) 
         taught.optim_step()
     after = list(taught.model.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_weights_that_a_disk_does_not_take_leave_the_old_checkpoint(
+    tiny: Path, tmp_path: Path
+) -> None:
+    model = load_model(tiny)
+    save_checkpoint(model, tiny, tmp_path / "final")
+    with largest_file(100_000), pytest.raises(OSError, match="too large") as told:
+        save_checkpoint(model, tiny, tmp_path / "final")
+    assert told.value.filename == str(tmp_path / "final")
+    assert [each.name for each in tmp_path.iterdir()] == ["final"]
+    load_model(tmp_path / "final")

@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from sft.run_dir import RunDir, write_atomic
+from sft.run_dir import (
+    RunDir,
+    changed_keys,
+    check_folder,
+    check_writable,
+    draft_folder,
+    write_atomic,
+)
+from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
+from toolshed.types import Json
 
 
 @pytest.fixture
@@ -62,7 +71,7 @@ def test_a_folder_with_another_config_is_refused(run: RunDir) -> None:
     run.save_config("steps: 1\n")
     run.log(1, {"loss": 1.0})
     run.save_config("steps: 1\n")
-    with pytest.raises(ConfigError, match=r"choose another out="):
+    with pytest.raises(ConfigError, match=r"\(steps=1 there, steps=2 now\); choose another out="):
         run.save_config("steps: 2\n")
     assert (run.path / "config.yaml").read_text() == "steps: 1\n"
 
@@ -104,6 +113,81 @@ def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     write_atomic(path, json.dumps([2]))
     assert json.loads(path.read_text()) == [2]
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, "old")
+    with largest_file(100), pytest.raises(OSError, match="too large") as told:
+        write_atomic(path, "x" * 1000)
+    assert told.value.filename == str(path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "pictures"
+    with draft_folder(path) as draft:
+        (draft / "a").write_text("old")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), draft_folder(path) as draft:
+        (draft / "b").write_text("new")
+        raise KeyboardInterrupt
+    assert [each.name for each in path.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_metrics_that_cannot_be_written_name_their_file(run: RunDir) -> None:
+    with largest_file(10), pytest.raises(OSError, match="too large") as told:
+        run.log(1, {"loss": 0.123456789})
+    assert told.value.filename == str(run.metrics_file)
+    assert run.metrics() == []
+
+
+def test_after_an_interruption_it_says_where_it_goes_on(run: RunDir) -> None:
+    assert run.way_on() == "there is no checkpoint yet, so the same command begins again"
+    run.save_checkpoint(20, lambda folder: _write(folder, "x"))
+    assert run.way_on() == "the same command goes on from step 20, the last checkpoint"
+
+
+def test_changed_keys_are_listed_as_they_were_and_are() -> None:
+    before: dict[str, Json] = {"steps": 1, "optim": {"lr": 0.1, "flat": 0}, "data": [1], "old": 3}
+    now: dict[str, Json] = {"steps": 1, "optim": {"lr": 0.2, "flat": 0}, "data": [2], "new": {}}
+    assert changed_keys(before, now) == (
+        "optim.lr=0.1 there, optim.lr=0.2 now; data=[1] there, data=[2] now; "
+        "old=3 there, old=None now; new=None there, new={} now"
+    )
+    many = {str(number): number for number in range(9)}
+    assert changed_keys(many, dict.fromkeys(many, -1)).endswith("; 3 more")
+
+
+def test_only_a_runs_own_folder_or_an_empty_one_is_taken(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new" / "deep")
+    check_folder(tmp_path)
+    RunDir(tmp_path / "run").close()
+    check_folder(tmp_path / "run")
+    (tmp_path / "page.md").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files and no run; choose another out="):
+        check_folder(tmp_path)
+    check_folder(tmp_path, "page.md")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("file", "file is a file"), ("file/deep/er", "file is a file"), ("/proc/none", "/proc/none")],
+)
+def test_a_place_where_nothing_can_be_written_is_said(
+    tmp_path: Path, place: str, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=said):
+        check_writable(tmp_path / place)
+
+
+def test_a_disk_that_is_full_is_said_before_any_work(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    with largest_file(100), pytest.raises(ConfigError, match="file too large; raise the limit"):
+        check_writable(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from sft.checkpoint import SCHEMA_FILE, check_schema, resolve_checkpoint
 from sft.config import OptimConfig, ToolsConfig
 from sft.data import SourceConfig
+from sft.run_dir import RunDir
 from sft.train import GateConfig, SFTConfig, main, train
+from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 
@@ -130,6 +133,10 @@ def test_a_checkpoint_of_unknown_tools_is_taken_with_one_warning(
         ({"steps": 0}, "steps=0"),
         ({"save_every": 0}, "save_every=0"),
         ({"out": ""}, "out="),
+        ({"model": ""}, "no checkpoint given"),
+        ({"device": "gpu"}, "device='gpu' is none of cpu, cuda"),
+        ({"device": "cuda:99"}, "torch finds . CUDA devices; give device=cpu"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
 def test_bad_input_stops_before_any_work(
@@ -137,8 +144,45 @@ def test_bad_input_stops_before_any_work(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         train(replace(config, **change))  # type: ignore[arg-type]
-    assert not (Path(config.out) / "metrics.jsonl").exists()
-    assert not (Path(config.out) / "config.yaml").exists()
+    assert not Path(config.out).exists()
+
+
+def test_another_folder_is_not_filled(config: SFTConfig, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="holds other files and no run"):
+        train(replace(config, out=str(tmp_path)))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_interrupted_run_says_where_it_goes_on(
+    config: SFTConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = RunDir.save_checkpoint
+
+    def interrupted(self: RunDir, step: int, write: Callable[[Path], None]) -> Path:
+        done(self, step, write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDir, "save_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="goes on from step 2, the last checkpoint"):
+        train(config)
+    monkeypatch.undo()
+    assert train(config).exists()
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(config: SFTConfig) -> None:
+    with largest_file(100_000), pytest.raises(OSError, match="too large") as told:
+        train(config)
+    folder = Path(config.out) / "checkpoints"
+    assert told.value.filename == str(folder / "step_000002") and not list(folder.iterdir())
+    assert train(config).exists()
+
+
+def test_a_sample_beyond_the_micro_batch_is_told_once(
+    config: SFTConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(replace(config, max_tokens=10))
+    assert capsys.readouterr().err.count("more than the 10 of a micro-batch") == 1
 
 
 def test_an_unknown_schedule_or_a_rate_of_nothing_is_refused() -> None:

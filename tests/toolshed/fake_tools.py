@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from toolshed.backends.light_vision_ops import LightVisionOps
 from toolshed.errors import ConfigError, ToolRefusal
 from toolshed.images import make_image
 from toolshed.tabletop.state import WorldState
@@ -20,7 +21,6 @@ from toolshed.tools.depth import Depth
 from toolshed.tools.pointing import AnnouncedPointing
 from toolshed.tools.robot import Robot, RobotReply
 from toolshed.tools.segmentation import SegmentationTool
-from toolshed.tools.vision_ops import VisionOps
 from toolshed.types import (
     CapturedImage,
     DepthEstimate,
@@ -29,6 +29,7 @@ from toolshed.types import (
     Point,
     RobotAction,
     Segmentation,
+    StoredArray,
     ToolImage,
 )
 
@@ -79,10 +80,17 @@ class FakeDepth(Depth):
         return dataclasses.replace(self.estimate_depth(image), points=cloud)
 
 
-class FakeVisionOps(VisionOps):
+class FakeVisionOps(LightVisionOps):
     def index_at(self, data: npt.NDArray[np.generic], u: float, v: float) -> IndexedValue:
         row, column = int(v * (len(data) - 1)), int(u * (data.shape[1] - 1))
         return IndexedValue(u=u, v=v, value=data[row, column].item(), kind="")
+
+
+class FetchingVisionOps(FakeVisionOps):
+    """Fetches what it is given by reference."""
+
+    def index_at(self, data: npt.NDArray[np.generic], u: float, v: float) -> IndexedValue:
+        return super().index_at(data.fetch() if isinstance(data, StoredArray) else data, u, v)
 
 
 class FakeRobot(Robot):

@@ -52,12 +52,6 @@ def test_shipped_configs_show_the_published_tools_in_order() -> None:
     assert ToolSet.of("light").schema_hash == ToolSet.of("v2").schema_hash
 
 
-def test_real_back_ends_have_specs_and_cannot_be_opened() -> None:
-    for word in ("v1", "v2", "point"):
-        with pytest.raises(ConfigError, match=r"not part of this checkout yet.*light"):
-            Toolshed.open(word)
-
-
 def test_hash_covers_order_texts_replies_and_defects() -> None:
     config = load_tools("demo")
     base = ToolSet.of(config).schema_hash
@@ -176,10 +170,24 @@ def test_list_format_is_kept_byte_for_byte(tmp_path: Path) -> None:
     assert isinstance(function, dict)
     assert tools.specs[0].parameters == function["parameters"]
     assert "Ünicode – kept." in tools.schema_text
-    with pytest.raises(ConfigError, match="light"):
-        Toolshed.open(path)
+    assert [each.environment for each in load_tools(path).families.values()] == [
+        "vlm",
+        "roborefer",
+    ]
+    here = replaced(load_tools(path), {"vlm.environment": None, "roborefer.environment": None})
+    with pytest.raises(ConfigError, match="trust_remote_code: true"):
+        Toolshed.open(here)
     light = replaced(load_tools(path), {"vlm.backend": "light", "roborefer.backend": "light"})
     assert ToolSet.of(light).schema_hash == tools.schema_hash
+
+
+def test_entries_that_hold_only_a_schema_load_alike() -> None:
+    whole = entry("sam2.segment_from_points", "Cut out.")
+    bare: dict[str, Json] = {"tool_schema": whole["tool_schema"]}
+    assert (
+        ToolSet.of(parse_tools({"tools": [bare]})).schema_hash
+        == ToolSet.of(parse_tools({"tools": [whole]})).schema_hash
+    )
 
 
 @pytest.mark.parametrize(

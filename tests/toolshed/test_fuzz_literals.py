@@ -16,18 +16,17 @@ from toolshed.backends.light_boxes import LightBoxes
 from toolshed.backends.light_grasping import LightGrasping
 from toolshed.backends.light_robot import LightRobot
 from toolshed.errors import ToolRefusal
-from toolshed.registry import FAMILIES, contract_of
 from toolshed.shed import Toolshed
 from toolshed.tabletop.render import render
 from toolshed.tabletop.scene import DEMO, make_scene
 from toolshed.tabletop.world import initial_state
-from toolshed.tool import Method, Parameter, methods_of
+from toolshed.tool import Method, Parameter
+from toolshed.toolset import ToolSet
 from toolshed.types import Json, ToolCall
 
 METHODS = [
     method
-    for family in FAMILIES
-    for method in methods_of(contract_of(family, "light")).values()
+    for method in ToolSet.named("light").methods.values()
     if any(each.role in ("array", "points", "point") for each in method.visible)
 ]
 PICTURE = render(make_scene(0, DEMO)).image()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.toolshed.fake_tools import HERE, FakeDepth, picture
+from toolshed.arrays import ByIdentity
 from toolshed.config import ToolshedConfig, parse_tools, replaced
-from toolshed.hosting import ByIdentity
 from toolshed.shed import Session, Toolshed
 from toolshed.tabletop.state import WorldState
 from toolshed.types import IndexedValue, Json, ToolCall, ToolResult

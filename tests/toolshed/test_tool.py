@@ -12,6 +12,7 @@ from toolshed.arguments import check_arguments
 from toolshed.errors import ConfigError, ToolRefusal
 from toolshed.registry import FAMILIES, contract_of
 from toolshed.tool import Family, Method, methods_of, specs_of, tool
+from toolshed.toolset import ToolSet
 from toolshed.types import Json, Point, Variable
 
 VARIABLES = {
@@ -57,8 +58,13 @@ def test_schema_puts_the_picture_last_and_hides_the_world() -> None:
 
 
 def test_every_tool_and_argument_is_described() -> None:
-    specs = [spec for name in FAMILIES for spec in specs_of(contract_of(name, "light"))]
-    assert len(specs) == 17
+    assert len(ToolSet.named("light").specs) == 17
+    specs = [
+        spec
+        for name in FAMILIES
+        for spec in specs_of(contract_of(name, "light"), [*methods_of(contract_of(name, "light"))])
+    ]
+    assert len(specs) > 30
     for spec in specs:
         properties = spec.parameters["properties"]
         assert spec.description and isinstance(properties, dict)
@@ -173,7 +179,12 @@ def test_one_point_and_literal_arrays() -> None:
             ["data", "$nothing", "$depth_map, $point_cloud"],
         ),
         ("vision_ops.index_at", {"data": "$_world", "u": 0, "v": 0}, "unknown_variable", ["data"]),
-        ("vision_ops.index_at", {"data": "$depth_map[0]", "u": 0, "v": 0}, "unknown_variable", []),
+        (
+            "vision_ops.index_at",
+            {"data": "$depth_map[0]", "u": 0, "v": 0},
+            "bad_argument",
+            ["$depth_map[0]", "shape 4;", "any x any"],
+        ),
         (
             "vision_ops.index_at",
             {"data": "$point_cloud", "u": 0, "v": 0},

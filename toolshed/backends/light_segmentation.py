@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from toolshed.backends.erosion import segmentation
 from toolshed.errors import ToolRefusal
 from toolshed.tools.segmentation import SegmentationTool
 from toolshed.types import Point, Segmentation, ToolImage
@@ -46,7 +47,7 @@ class LightSegmentation(SegmentationTool):
         tight = _grow_all(image, seeds, looseness=0.8)
         either = int(np.count_nonzero(mask | tight))
         score = int(np.count_nonzero(mask & tight)) / max(1, either)
-        return Segmentation(mask=_erode(mask), score=score, points=tuple(points))
+        return segmentation(mask, _eroded(mask), score, tuple(points))
 
 
 def _pixel(point: Point, image: ToolImage) -> tuple[int, int]:
@@ -133,10 +134,9 @@ def _within_depth(alike: Bools, image: ToolImage) -> Bools:
     return np.asarray(alike & ~cut)
 
 
-def _erode(mask: Bools) -> Bools:
-    """Erode by a disc, equally far in every direction; a mask that would vanish stays whole."""
+def _eroded(mask: Bools) -> Bools:
+    """Erode by a disc, equally far in every direction."""
     reach = min(MAX_EROSION_PX, EROSION_SHARE * mask.shape[1])
     span = np.arange(-int(reach), int(reach) + 1)
     disc = span[:, None] ** 2 + span**2 <= reach**2
-    eroded = ndimage.binary_erosion(mask, disc)
-    return np.asarray(eroded) if eroded.any() else mask
+    return np.asarray(ndimage.binary_erosion(mask, disc))

@@ -1,6 +1,7 @@
 """The robot: a camera and an arm in a world that the model can change but not name.
 
-A call receives the world and returns it as it is afterwards, so any replica can serve it. Calls of
+A call receives the world and returns it as it is afterwards, so any replica can serve it; a robot
+whose world is no session's to carry returns a value alone. Calls of
 a session run in order, and one that has started is never tried again.
 """
 
@@ -34,12 +35,12 @@ class Robot(Family):
 
     @tool
     @abstractmethod
-    def capture_image(self, world: WorldState) -> RobotReply:
+    def capture_image(self, world: WorldState) -> RobotReply | ToolValue:
         """Take a picture with the robot's camera; it joins the conversation as the next image."""
 
     @tool
     @abstractmethod
-    def get_depth(self, world: WorldState) -> RobotReply:
+    def get_depth(self, world: WorldState) -> RobotReply | ToolValue:
         """Read the robot's depth camera.
 
         Keeps the map in metres as $depth_map and the focal length in pixels as $focal_length_px.
@@ -47,7 +48,7 @@ class Robot(Family):
 
     @tool
     @abstractmethod
-    def get_depth_with_pointcloud(self, world: WorldState) -> RobotReply:
+    def get_depth_with_pointcloud(self, world: WorldState) -> RobotReply | ToolValue:
         """Read the robot's depth camera as a map and as 3D points.
 
         Keeps $depth_map, $focal_length_px and $point_cloud (rows of x right, y down, z forward).
@@ -55,7 +56,7 @@ class Robot(Family):
 
     @tool
     @abstractmethod
-    def execute_grasp(self, grasp_pose: Pose, world: WorldState) -> RobotReply:
+    def execute_grasp(self, grasp_pose: Pose, world: WorldState) -> RobotReply | ToolValue:
         """Move the gripper to a pose, close it and lift; says whether the object was lifted.
 
         Args:
@@ -66,7 +67,7 @@ class Robot(Family):
     @abstractmethod
     def place_object_at_2d_location(
         self, placement_point_2d: Point, world: WorldState
-    ) -> RobotReply:
+    ) -> RobotReply | ToolValue:
         """Put the held object down at the place that an image point shows.
 
         Args:
@@ -77,7 +78,7 @@ class Robot(Family):
     @abstractmethod
     def place_object_at_3d_location(
         self, placement_point_3d: MetricPoint, world: WorldState
-    ) -> RobotReply:
+    ) -> RobotReply | ToolValue:
         """Put the held object down at a place in space.
 
         Args:

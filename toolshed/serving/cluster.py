@@ -1,0 +1,133 @@
+"""The Ray cluster that tools live in: joined, or started and stopped by its last user.
+
+Ray is imported inside functions, so that this module can be imported without it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from toolshed.config import ToolshedConfig
+from toolshed.errors import ConfigError, ToolFailure
+
+OBJECT_STORE_BYTES = 200 << 20
+_LONGEST_TEMPORARY_PATH = 40
+
+
+class Cluster:
+    """The Ray cluster of this process: joined, or started and stopped by its last user."""
+
+    _num_users = 0
+    _folder: Path | None = None
+
+    @classmethod
+    def enter(cls, config: ToolshedConfig, num_cpus: float) -> None:
+        """Join the cluster of ``ray_address``, use the one that is open, or start one."""
+        prepare()
+        import ray
+
+        if config.ray_address is not None:
+            join(config.ray_address)
+        elif not ray.is_initialized():
+            cls._start(num_cpus)
+        cls._num_users += 1
+
+    @classmethod
+    def leave(cls) -> None:
+        import ray
+
+        cls._num_users -= 1
+        if cls._num_users == 0 and cls._folder is not None:
+            ray.shutdown()
+            shutil.rmtree(cls._folder, ignore_errors=True)
+            cls._folder = None
+
+    @classmethod
+    def _start(cls, num_cpus: float) -> None:
+        import ray
+
+        place = tempfile.gettempdir()
+        # Ray's sockets lie far below this folder, and a socket's path has 107 characters at most.
+        root = place if len(place) <= _LONGEST_TEMPORARY_PATH else "/tmp"
+        folder = Path(tempfile.mkdtemp(prefix="ts-", dir=root))
+        try:
+            ray.init(
+                # Without an address Ray would join whatever cluster it finds on this machine.
+                address="local",
+                num_cpus=max(1, math.ceil(num_cpus)),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                _temp_dir=str(folder),
+            )
+        except BaseException as error:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            text = f"Ray did not start: {str(error).strip().splitlines()[0]}"
+            remedy = "try again when the machine is less busy and its disk is not full"
+            raise ToolFailure("no_cluster", f"{text}; {remedy}") from error
+        cls._folder = folder
+
+
+def join(address_or_file: str) -> None:
+    """Enter a running cluster with this process, unless it is in it already."""
+    prepare()
+    import ray
+
+    found = read_address(address_or_file)
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if here != found:
+            raise ConfigError(f"this process is in the Ray cluster {here}, not in {found}")
+        return
+    try:
+        ray.init(address=found, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {found}; start the tools first: "
+            "toolshed serve CONFIG --address-file FILE"
+        ) from error
+
+
+def prepare() -> None:
+    """See to it that Ray is there, and loaded with our settings."""
+    # The mode is Ray's default, which it announces unless it is given.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" in sys.modules and not _is_initialized():
+        # Ray reads these when it is loaded, and somebody loaded it before us.
+        from ray import _raylet
+
+        vars(_raylet)["Config"].initialize("")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "host: ray needs Ray; pip install 'spacetools[ray]', or write 'host: local'"
+        )
+
+
+def _is_initialized() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
+
+
+def read_address(address_or_file: str) -> str:
+    """An address as it is, or the one in the file that ``toolshed.serve`` wrote."""
+    path = Path(address_or_file)
+    if path.suffix != ".json" and not path.is_file():
+        return address_or_file
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return str(content["address"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} holds no address of running tools ({error})") from error

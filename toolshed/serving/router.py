@@ -1,0 +1,180 @@
+"""Tools in Ray actors, as one program uses them: the router lives in the caller, and payloads
+travel straight to a replica.
+
+A call has one budget for queue and run. It is tried once more elsewhere where its replica was lost
+and the family is idempotent; then it fails with a reason. Awaiting costs no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from toolshed.backend import Answer, Request
+from toolshed.config import ToolshedConfig
+from toolshed.errors import ToolFailure, ToolRefusal
+from toolshed.hosting import Served
+from toolshed.serving.launch import Service
+from toolshed.serving.members import Member
+from toolshed.serving.pool import Pool
+from toolshed.serving.wire import Asked, Outbox, Told, answer_of
+
+_GRACE_S = 0.25
+"""Longer than its budget a call waits for a replica that itself watches the budget."""
+
+_UNREACHABLE_PAUSE_S = 1.0
+"""A replica that could not be reached is tried again after this, unless it was replaced."""
+
+
+class _Lost(Exception):
+    """A call was lost with its replica; ``retry`` says whether another replica may do better."""
+
+    def __init__(self, failure: ToolFailure, *, retry: bool) -> None:
+        super().__init__(failure)
+        self.failure, self.retry = failure, retry
+
+
+class RayHost:
+    """Serves families from replica processes; with ``serve`` under names that others can join."""
+
+    def __init__(
+        self, config: ToolshedConfig, families: Sequence[Served], *, serve: bool = False
+    ) -> None:
+        self._served = {each.name: each for each in families}
+        self._outbox = Outbox()
+        self.service = Service(config, families, serve=serve)
+
+    async def call(self, request: Request) -> Answer:
+        served = self._served[request.family]
+        pool = self.service.pool_of(request.family)
+        budget_s = served.config.timeout_s
+        made_s = time.monotonic()
+        until_s = made_s + budget_s
+        queue_s = 0.0
+        avoid: Member | None = None
+        num_retries = 0
+        while True:
+            asked_s = time.monotonic()
+            member = await pool.acquire(request.priority, request.session, until_s, avoid)
+            sent_s = time.monotonic()
+            queue_s += sent_s - asked_s
+            try:
+                told, stored = await self._ask(pool, member, request, served, until_s)
+            except _Lost as lost:
+                may_retry = lost.retry and served.idempotent and not num_retries
+                if not may_retry or time.monotonic() >= until_s:
+                    lost.failure.num_retries = num_retries
+                    raise lost.failure from None
+                num_retries += 1
+                avoid = member
+                continue
+            finally:
+                pool.release(member)
+            if told.word == "busy":
+                # Not taken, so this was no attempt.
+                continue
+            transfer_s = max(0.0, time.monotonic() - sent_s - told.total_s)
+            answer = _answer(told, stored, request.key, queue_s, transfer_s)
+            return dataclasses.replace(answer, num_retries=num_retries) if num_retries else answer
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Stop the replicas that this host started, and the cluster if nobody else uses it."""
+        self._outbox.clear()
+        self.service.close()
+
+    async def _ask(
+        self, pool: Pool, member: Member, request: Request, served: Served, until_s: float
+    ) -> tuple[Told, Any]:
+        """What the replica says, and the reference of the second part of its reply."""
+        near, far = self._outbox.packed(request)
+        remaining_s = until_s - time.monotonic()
+        asked = Asked(
+            name=request.name,
+            tree=near.tree,
+            buffers=near.buffers,
+            far=far,
+            kind_read=request.kind_read,
+            priority=request.priority,
+            key=request.key,
+            budget_s=remaining_s,
+        )
+        if request.method in served.small:
+            reference, stored = member.call_small.remote(list(asked)), None
+        else:
+            reference, stored = member.call_large.remote(list(asked))
+        told = await self._awaited(pool, member, request, reference, remaining_s)
+        if told.word == "busy":
+            if told.reason == "draining":
+                pool.down(member)
+            else:
+                pool.full(member)
+        elif told.word == "failed":
+            pool.went_wrong(member)
+            text = f"{request.name}: {told.text}"
+            # A bug fails everywhere alike; a replica without memory or GPU may be alone in that.
+            retry = told.reason in ("out_of_memory", "device_lost")
+            raise _Lost(ToolFailure(told.reason, text), retry=retry)
+        else:
+            pool.went_well(member, request.method, told.run_s)
+        return told, stored
+
+    async def _awaited(
+        self, pool: Pool, member: Member, request: Request, reference: Any, remaining_s: float
+    ) -> Told:
+        from ray import exceptions
+
+        reply = asyncio.wrap_future(reference.future())
+        alarm = asyncio.get_running_loop().call_later(remaining_s + _GRACE_S, reply.cancel)
+        try:
+            fields: list[Any] = await reply
+        except asyncio.CancelledError:
+            # Either the reply by its alarm, or this whole call by its owner. Whichever it was, the
+            # replica still works on it: its slot is free when it answers.
+            pool.occupied(member)
+            reference.future().add_done_callback(lambda done: pool.release(member))
+            if _is_cancelled():
+                raise
+            self.service.look_at(member)
+            pool.went_wrong(member)
+            text = f"{request.name} did not answer within its {remaining_s:.3g} s"
+            raise _Lost(ToolFailure("timeout", text), retry=True) from None
+        except exceptions.ActorUnavailableError as error:
+            # It may come back, and nobody would tell of that: so it is not given up here.
+            pool.full(member, _UNREACHABLE_PAUSE_S)
+            self.service.look_at(member)
+            text = f"the replica of {request.name} cannot be reached: {_first_line(error)}"
+            raise _Lost(ToolFailure("replica_died", text), retry=True) from None
+        except exceptions.RayActorError as error:
+            pool.down(member)
+            self.service.look_at(member)
+            text = f"the replica of {request.name} died: {_first_line(error)}"
+            raise _Lost(ToolFailure("replica_died", text), retry=True) from None
+        except exceptions.RayError as error:
+            pool.went_wrong(member)
+            text = f"{request.name}: {_first_line(error)}"
+            raise _Lost(ToolFailure("ray_error", text), retry=True) from None
+        finally:
+            alarm.cancel()
+        return Told(*fields)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled this call, and not its own alarm the reply."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _answer(told: Told, stored: Any, key: str, queue_s: float, transfer_s: float) -> Answer:
+    if told.word == "refused":
+        raise ToolRefusal(told.reason, told.text)
+    return answer_of(told, stored, key, queue_s, transfer_s)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
