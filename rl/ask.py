@@ -63,7 +63,7 @@ class Asking:
         from sft.checkpoint import run_name
 
         about = Path(self.image).stem if self.image else f"scene-{self.scene}"
-        words = re.sub(r"[^a-z0-9]+", "-", self.question.lower()).strip("-")[:40]
+        words = re.sub(r"[^a-z0-9]+", "-", self.question.lower())[:40].strip("-")
         digest = hashlib.sha256(repr(self).encode()).hexdigest()[:6]
         return Path("runs/ask") / f"{run_name(self.checkpoint)}-{about}-{words}-{digest}.png"
 

@@ -24,6 +24,9 @@ from toolshed.types import Json
 
 _CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
+_BOARD = "tensorboard"
+_TRIED_BYTES = 1 << 16
+"""Written and removed before any work."""
 _MOST_KEYS = 6
 """Changed keys that an error lists."""
 
@@ -42,7 +45,7 @@ class RunDir:
     def _open_board(self) -> object:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.path / "tensorboard"))
+        return SummaryWriter(str(self.path / _BOARD))
 
     @property
     def metrics_file(self) -> Path:
@@ -64,9 +67,10 @@ class RunDir:
         with naming(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         if self._board is not None:
-            for name, value in figures.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)  # type: ignore[attr-defined]
+            with naming(self.path / _BOARD):
+                for name, value in figures.items():
+                    if isinstance(value, int | float):
+                        self._board.add_scalar(name, value, step)  # type: ignore[attr-defined]
 
     def metrics(self) -> list[dict[str, Json]]:
         """All whole lines; a line torn by a kill is dropped."""
@@ -107,9 +111,10 @@ class RunDir:
         return sorted((self.path / _CHECKPOINTS).glob("step_*"))
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()  # type: ignore[attr-defined]
         self._lock.close()
+        if self._board is not None:
+            with naming(self.path / _BOARD):
+                self._board.close()  # type: ignore[attr-defined]
 
 
 def take_lock(folder: Path, taken: str) -> IO[str]:
@@ -145,8 +150,9 @@ def check_writable(folder: Path) -> None:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         if not there.is_dir():
             raise ConfigError(f"no folder can be {folder}: {there} is a file; choose another place")
-        with TemporaryFile(dir=there):
-            pass
+        with TemporaryFile(dir=there) as file:
+            # A full disk still takes empty files.
+            file.write(b"x" * _TRIED_BYTES)
     except OSError as error:
         error.filename = str(folder)
         raise ConfigError(f"cannot write in {place_words(error)}") from error

@@ -7,6 +7,7 @@ import os
 # Before torch is imported: on small models a second thread costs 20 times what it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import pytest
 from toolshed.config import parse_tools
 from toolshed.serving.cluster import Cluster
 from toolshed.types import ToolSpec
+
+# A shell that runs the tests in the background has interrupts ignored, which children inherit; some
+# tests interrupt children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

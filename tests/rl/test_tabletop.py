@@ -213,8 +213,9 @@ def test_an_interrupted_data_set_leaves_what_was_there(
 
 
 def test_a_disk_that_takes_no_more_is_said_with_the_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("sft.run_dir._TRIED_BYTES", 1)
     with largest_file(20_000):
         assert main([str(tmp_path / "set"), "--kinds", "point", "--num", "2"]) == 2
     told = capsys.readouterr().err

@@ -183,6 +183,13 @@ def test_a_place_where_nothing_can_be_written_is_said(
         check_writable(tmp_path / place)
 
 
+def test_a_disk_that_is_full_is_said_before_any_work(tmp_path: Path) -> None:
+    check_writable(tmp_path)
+    with largest_file(100), pytest.raises(ConfigError, match="file too large; raise the limit"):
+        check_writable(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run", tensorboard=True)
     run.log(1, {"loss": 0.5, "source": "drills", "done": True})

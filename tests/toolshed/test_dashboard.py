@@ -312,9 +312,7 @@ def test_keys_are_enough(page: Any) -> None:
     press(page, "k", "\ue007")
     opened = "return document.querySelector('details[open]')?.dataset.key"
     assert page.execute_script(opened) == first
-    assert "queue" in text_of(page, "details[open] .more") or "ended" in text_of(
-        page, "details[open]"
-    )
+    wait_for(lambda: "program" in text_of(page, "details[open] .more"), "the details")
     press(page, "\ue00c")
     assert page.execute_script(opened) is None
     press(page, "p")

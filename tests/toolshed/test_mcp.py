@@ -119,7 +119,7 @@ def test_pictures_come_from_allowed_folders_and_data_uris(pictures: Path) -> Non
         (lambda folder: f"file://{folder}/desk.png", "addresses are not fetched"),
         (lambda folder: str(folder / "text.png"), "cannot be read"),
         (lambda folder: str(folder / "missing.png"), "does not exist"),
-        (lambda folder: str(folder), "cannot be read"),
+        (lambda folder: str(folder), "is no regular file"),
         (lambda folder: "data:image/png;base64,AAAA", "cannot be read"),
         (lambda folder: {"image": str(folder / "desk.png"), "mask": "x"}, "no field 'mask'"),
         (lambda folder: {"depth": "x"}, "a picture is a path"),

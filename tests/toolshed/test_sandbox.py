@@ -52,7 +52,7 @@ def run(box: Sandbox, code: str, limits: Limits = QUICK, /, **variables: object)
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    # Ray's processes are descendants as well, where another test has started a cluster.
+    # Other tests' children, such as Ray's processes, are descendants as well.
     folder = Path(os.environ.get("TMPDIR", "/tmp"))
     before = set(launcher.descendants()), set(folder.glob("toolshed-code-*"))
     yield
@@ -61,12 +61,12 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def _boxed(processes: set[int]) -> list[bytes]:
-    """Command lines of those that are no workers of Ray."""
+    """Command lines of those that belong to a sandbox."""
     found = []
     for process in processes:
         with contextlib.suppress(OSError):
             line = Path(f"/proc/{process}/cmdline").read_bytes()
-            if b"ray" not in line:
+            if any(word in line for word in (b"toolshed-code", b"boxed", b"bwrap")):
                 found.append(line)
     return found
 

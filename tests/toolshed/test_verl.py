@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,7 +271,11 @@ def test_broken_machinery_never_reaches_the_model() -> None:
         ({}, "names no tools"),
     ],
 )
-def test_a_wrong_entry_says_what_is_wrong(settings: dict[str, object], told: str) -> None:
+def test_a_wrong_entry_says_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], told: str
+) -> None:
+    # Another test may have started a cluster, which an entry without tools would use.
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
     with pytest.raises(ConfigError, match=re.escape(told)):
         made = ToolshedMethodTool(settings, {"function": {"name": "robot.get_depth"}})
         asyncio.run(made.create())

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -94,19 +95,30 @@ def join(address_or_file: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {found}; start the tools first: "
-            "python -m toolshed.serve CONFIG --address-file FILE"
+            "toolshed serve CONFIG --address-file FILE"
         ) from error
 
 
 def prepare() -> None:
     """See to it that Ray is there, and loaded with our settings."""
-    # Read when Ray is loaded. The mode is Ray's default, which it announces unless it is given.
+    # The mode is Ray's default, which it announces unless it is given.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "ray" in sys.modules and not _is_initialized():
+        # Ray reads these when it is loaded, and somebody loaded it before us.
+        from ray import _raylet
+
+        vars(_raylet)["Config"].initialize("")
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "host: ray needs Ray; pip install 'spacetools[ray]', or write 'host: local'"
         )
+
+
+def _is_initialized() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def read_address(address_or_file: str) -> str:

@@ -37,7 +37,8 @@ class Seat:
 
     def __init__(self, group: GroupSpec, index: int) -> None:
         self.group, self.index = group, index
-        self.generation = 0
+        # Never one from before a restart of this actor: callers know replicas by their names.
+        self.generation = time.time_ns() // 1_000_000
         self.actor: Any = None
         self.state: State = "down"
         self.reason = ""

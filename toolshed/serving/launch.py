@@ -25,6 +25,8 @@ from toolshed.serving.replica import BACKLOG, FamilySettings
 from toolshed.serving.reporter import Reporter
 
 _RECONNECT_S = 0.2
+_CLOSE_S = 0.2
+"""How soon a thread that waits for news sees that there are to be none."""
 
 
 class Service:
@@ -44,6 +46,7 @@ class Service:
         self.ended = threading.Event()
         """Set when somebody else has stopped these tools."""
         self._reporter: Reporter | None = None
+        self._listener: threading.Thread | None = None
         self._closed = threading.Event()
         _say("joining" if self._joined else "starting", "Ray")
         Cluster.enter(config, sum(each.cpus * each.replicas for each in self._groups))
@@ -81,9 +84,11 @@ class Service:
         if self._closed.is_set():
             return
         self._closed.set()
+        if self._listener is not None:
+            self._listener.join(timeout=10 * _CLOSE_S)
         if self._reporter is not None:
             self._reporter.close()
-        if self._control is not None and not self._joined:
+        if self._control is not None and not self._joined and not self.ended.is_set():
             try:
                 ray.get(self._control.stop.remote(), timeout=20)
             except ray.exceptions.RayError as error:
@@ -126,7 +131,7 @@ class Service:
             names = ", ".join(each.names for each in self._groups)
             place = f"{self._config.ray_address}, namespace {self._namespace!r}"
             raise ConfigError(
-                f"nobody serves {names} at {place}; start python -m toolshed.serve "
+                f"nobody serves {names} at {place}; start toolshed serve "
                 "with the same config and namespace"
             ) from error
 
@@ -175,7 +180,12 @@ class Service:
 
         while not self._closed.is_set():
             try:
-                registry: Registry = ray.get(self._control.watch.remote(version))
+                asked = self._control.watch.remote(version)
+                # A thread that still waits for Ray when a program ends takes its exit code along.
+                while not ray.wait([asked], timeout=_CLOSE_S)[0]:
+                    if self._closed.is_set():
+                        return
+                registry: Registry = ray.get(asked)
             except ray.exceptions.RayError:
                 if self._is_over():
                     self._end()
