@@ -141,3 +141,12 @@ def server(folder: Path, address: str, namespace: str, **settings: Json) -> subp
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(announced.exists)
     return started
+
+
+def num_stored_objects() -> int:
+    """Objects in the store of this machine."""
+    import ray
+    from ray._private import internal_api
+
+    state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+    return int(internal_api.get_memory_info_reply(state).store_stats.num_local_objects)

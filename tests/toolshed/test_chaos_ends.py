@@ -17,6 +17,7 @@ from tests.toolshed.chaos_scene import (
     call,
     family,
     kill,
+    num_stored_objects,
     outcomes,
     process_of,
     server,
@@ -118,13 +119,17 @@ with Toolshed.open(config) as shed:
 def test_caller_killed_in_mid_call_leaves_nothing_behind(ray_cluster: str, tmp_path: Path) -> None:
     started = server(tmp_path, ray_cluster, "callers")
     arguments = [str(tmp_path / "tools.yaml"), ray_cluster, "callers"]
+    before = num_stored_objects()
     caller = subprocess.Popen([sys.executable, "-c", _CALLER, *arguments], stdout=subprocess.PIPE)
     try:
         assert caller.stdout is not None and caller.stdout.readline() == b"ready\n"
         runs = tmp_path / "runs"
         until(lambda: "work 2" in runs.read_text())
+        assert num_stored_objects() == before + 2, "its picture and its array"
         caller.kill()
         caller.wait()
+        # The replica keeps the picture mapped for the next call, within its bound.
+        until(lambda: num_stored_objects() <= before + 1)
         mine = replaced(
             parse_tools({"host": "ray", "chaos": family(tmp_path, "Chaos")}),
             {"ray_address": ray_cluster, "namespace": "callers"},
