@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from toolshed.errors import ConfigError
-from toolshed.types import Json, StoredArray, ToolCall, ToolResult
+from toolshed.types import CodeRun, Json, StoredArray, ToolCall, ToolResult
 
 _quoted = json.encoder.encode_basestring_ascii
 _argument_text = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
@@ -70,13 +70,16 @@ class CallLog:
 
 
 def call_line(session: str, call: ToolCall, result: ToolResult) -> str:
-    """One line with its newline. Times in milliseconds, ``time`` in seconds since 1970.
+    """One line with its newline. Times in milliseconds, ``time`` in seconds since 1970; ``sandbox``
+    where a program was run.
 
     Written by hand, because the general encoder takes three times as long, and this is every call.
     """
     timings = result.timings
     values = [each.value for each in result.variables]
     kept = sum(each.nbytes for each in values if isinstance(each, np.ndarray | StoredArray))
+    run = result.held
+    sandbox = f',"sandbox":{_quoted(run.level)}' if isinstance(run, CodeRun) else ""
     return (
         f'{{"time":{time.time():.3f},"session":{_quoted(session)},"call":{_quoted(call.id)},'
         f'"tool":{_quoted(call.name)},"status":"{result.status}",'
@@ -85,7 +88,7 @@ def call_line(session: str, call: ToolCall, result: ToolResult) -> str:
         f'"run_ms":{1e3 * timings.run_s:.3f},"encode_ms":{1e3 * timings.encode_s:.3f},'
         f'"total_ms":{1e3 * timings.total_s:.3f},'
         f'"argument_chars":{_argument_chars(call.arguments)},"reply_chars":{len(result.text)},'
-        f'"kept_bytes":{kept},"images":{len(result.images)},"retries":{result.num_retries}}}\n'
+        f'"kept_bytes":{kept},"images":{len(result.images)},"retries":{result.num_retries}{sandbox}}}\n'
     )
 
 

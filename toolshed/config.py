@@ -20,6 +20,8 @@ from toolshed.registry import FAMILIES
 from toolshed.types import Json, ToolSpec
 
 _ROOT = Path(__file__).resolve().parent.parent
+_UNDOTTED = {"execute_python": "code_executor.exec"}
+"""Functions that the release's list names without their family."""
 
 
 class _Strict(BaseModel):
@@ -259,6 +261,8 @@ def _published(content: Mapping[str, Json], origin: str) -> ToolshedConfig:
     families: dict[str, object] = {}
     for index, entry in enumerate(entries):
         function = _function_of(entry, f"{origin}: tools[{index}]")
+        name = str(function["name"])
+        function = {**function, "name": _UNDOTTED.get(name, name)}
         schemas.append(function)
         family, _, method = str(function["name"]).partition(".")
         known_name(family, FAMILIES, "tool family")

@@ -221,14 +221,28 @@ class Session:
         earlier, done = tuple(self._under_way), asyncio.Event()
         self._under_way.append(done)
         try:
-            result = await self._made(call, earlier, (next(self._order),), ())
+            return await self._recorded(call, earlier, (next(self._order),), ())
         finally:
             self._under_way.remove(done)
             done.set()
+
+    async def _recorded(
+        self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
+    ) -> ToolResult:
+        started_s = time.perf_counter()
+        try:
+            result = await self._made(call, earlier, order, chain)
+        except asyncio.CancelledError:
+            text = "the caller cancelled the call"
+            self._record(call, _failed(call, ToolFailure("cancelled", text), started_s))
+            raise
+        self._record(call, result)
+        return result
+
+    def _record(self, call: ToolCall, result: ToolResult) -> None:
         self._meter.add(call, result, self.images)
         if self._log is not None:
             self._log.append(self._id, call, result)
-        return result
 
     async def _made(
         self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain
@@ -241,7 +255,7 @@ class Session:
             chain,
             self._tools.methods,
             # What a tool calls does not wait for the tool, which waits for it.
-            lambda inner, number: self._made(inner, earlier, (*order, number), chain),
+            lambda inner, number: self._recorded(inner, earlier, (*order, number), chain),
         )
         result = await self._outcome(call, earlier, order, nested)
         if not nested.images:
@@ -271,15 +285,7 @@ class Session:
         except ToolFailure as failure:
             if failure.reason == "expired" and _names_in(call):
                 return self._refused(call, self._lost(call, failure), started_s)
-            return ToolResult(
-                call_id=call.id,
-                name=call.name,
-                status="failed",
-                reason=failure.reason,
-                text=failure.text,
-                timings=Timings(total_s=time.perf_counter() - started_s),
-                num_retries=failure.num_retries,
-            )
+            return _failed(call, failure, started_s)
         if answer.images:
             # Pictures are numbered in the order of the calls, which is how the model reads them.
             for event in earlier:
@@ -380,6 +386,18 @@ class Session:
             ),
             num_retries=answer.num_retries,
         )
+
+
+def _failed(call: ToolCall, failure: ToolFailure, started_s: float) -> ToolResult:
+    return ToolResult(
+        call_id=call.id,
+        name=call.name,
+        status="failed",
+        reason=failure.reason,
+        text=failure.text,
+        timings=Timings(total_s=time.perf_counter() - started_s),
+        num_retries=failure.num_retries,
+    )
 
 
 def _names_in(call: ToolCall) -> list[str]:

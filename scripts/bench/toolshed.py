@@ -88,7 +88,7 @@ def measure(parts: list[str], repeats: int, seed: int, *, handicapped: bool) -> 
             if "uneven" in parts:
                 figures |= measure_uneven(place, repeats, seed, pinned=handicapped)
             if "rollouts" in parts:
-                figures |= measure_rollouts(place, seed, forgetful=handicapped)
+                figures |= measure_rollouts(place, repeats, seed, forgetful=handicapped)
         finally:
             Cluster.leave()
     return figures

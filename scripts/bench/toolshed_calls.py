@@ -100,7 +100,7 @@ def measure_calls(folder: Path, repeats: int, num: int, handicap_s: float) -> Fi
         made = len(rows) * num * 7
         num_executed = executed(shed, "plain") - before
         assert num_executed == made, f"{num_executed} executions of {made} calls"
-        logged = made or sum(1 for _ in (folder / "calls.jsonl").open())
+        logged = sum(1 for _ in (folder / "calls.jsonl").open())
         assert logged >= made, f"{logged} lines for {made} calls"
         for actor in raw:
             _kill(actor)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,12 @@ def _service_s(name: str, what: str, seed: int) -> float:
     return round(SERVICE_S[name] / SPEED_UP * math.exp(drawn), 6)
 
 
-def measure_rollouts(folder: Path, seed: int, *, forgetful: bool) -> Figures:
+def measure_rollouts(folder: Path, repeats: int, seed: int, *, forgetful: bool) -> Figures:
     """The makespan with caches off over its lower bound; then executions with caches on."""
     trace = make_trace(seed)
     works = [each for episode in trace for names in episode for each in names]
     with open_shed(folder, _families(cache=False)) as shed:
-        took_s = asyncio.run(_play(shed, trace))
+        took_s = statistics.median(asyncio.run(_play(shed, trace)) for _ in range(repeats))
     shares = [
         sum(each.seconds for each in works if each.family == name) / num
         for name, num in REPLICAS.items()

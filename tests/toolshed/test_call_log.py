@@ -17,7 +17,7 @@ from toolshed.call_log import CallLog, call_line, read_calls
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
 from toolshed.shed import Toolshed
-from toolshed.types import Json, Timings, ToolCall, ToolResult
+from toolshed.types import CodeRun, Json, Timings, ToolCall, ToolResult
 
 
 def result(status: str = "ok", text: str = "fine") -> ToolResult:
@@ -82,6 +82,37 @@ for number in range(400):
     call = ToolCall(id=str(number), name="a.b", arguments={"x": "y" * (number * 7 % 900)})
     log.append(sys.argv[2] * 40, call, ToolResult(call_id=call.id, name="a.b", status="ok"))
 """
+
+
+def test_a_cancelled_call_leaves_a_line(tmp_path: Path) -> None:
+    log = tmp_path / "calls.jsonl"
+
+    async def give_up(shed: Toolshed) -> None:
+        nap = ToolCall(id="1", name="trouble.nap", arguments={"seconds": 0.2})
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(shed.session().call(nap), 0.05)
+
+    with open_shed(tmp_path, log) as shed:
+        asyncio.run(give_up(shed))
+    assert [(line["status"], line["reason"]) for line in read_calls(log)] == [
+        ("failed", "cancelled")
+    ]
+
+
+def test_code_and_the_calls_that_it_makes_leave_a_line_each(tmp_path: Path) -> None:
+    log = tmp_path / "calls.jsonl"
+    content: dict[str, Json] = {
+        "call_log": str(log),
+        "vlm": {"backend": f"{HERE}:FakePointing"},
+        "code_executor": {"backend": "light"},
+    }
+    code = "tools.vlm.detect_one('cup', 0)"
+    with Toolshed.open(parse_tools(content)) as shed:
+        call = ToolCall(id="1", name="code_executor.exec", arguments={"code": code})
+        result = shed.session([picture()]).call_now(call)
+    inner, outer = read_calls(log)
+    assert (inner["call"], inner["tool"]) == ("1.1", "vlm.detect_one") and "sandbox" not in inner
+    assert isinstance(result.value, CodeRun) and outer["sandbox"] == result.value.level
 
 
 def test_programs_share_a_file(tmp_path: Path) -> None:

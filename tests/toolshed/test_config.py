@@ -190,6 +190,14 @@ def test_entries_that_hold_only_a_schema_load_alike() -> None:
     )
 
 
+def test_the_code_tool_of_the_list_format_is_called_by_its_family() -> None:
+    listed = entry("execute_python", "Run it.")
+    tools = ToolSet.of(parse_tools({"tools": [listed]}))
+    assert [(spec.name, spec.description) for spec in tools.specs] == [
+        ("code_executor.exec", "Run it.")
+    ]
+
+
 @pytest.mark.parametrize(
     ("tools", "message"),
     [
