@@ -43,7 +43,7 @@ tools() {
     echo "setup_envs: no nvidia-smi here, so as with --cpu"
     cpu=(--cpu)
   fi
-  .venv/bin/python -m toolshed.env_command create --all "${cpu[@]}" "${force[@]}"
+  .venv/bin/python -m toolshed.cli env create --all "${cpu[@]}" "${force[@]}"
 }
 
 case "${what:-all}" in

@@ -11,4 +11,4 @@ case "${1:-}" in
     ;;
 esac
 bash scripts/setup.sh
-exec .venv/bin/python -m toolshed.env_command doctor "$@"
+exec .venv/bin/python -m toolshed.cli env doctor "$@"

@@ -25,4 +25,4 @@ name=$1 tool=$2
 shift 2
 bash "$root/scripts/setup.sh"
 # From the repository, and without changing the caller's folder: relative paths in "$@" are theirs.
-PYTHONPATH="$root" "$root/.venv/bin/python" -m toolshed.env_command create "$tool" --name "$name" "$@"
+PYTHONPATH="$root" "$root/.venv/bin/python" -m toolshed.cli env create "$tool" --name "$name" "$@"

@@ -17,7 +17,8 @@ from rl.types import Completion, Question, SamplingParams, StopReason, Trajector
 from sft.render import IMAGE_MARK, Renderer, Rendering
 from toolshed import chat
 from toolshed.images import ImageSource, load_image
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import Message, ToolImage, ToolResult, ToolSpec
 
 

@@ -60,7 +60,7 @@ if [ ! -x .venv/bin/pip ] || [ "$force" = yes ]; then
   fi
 fi
 # uv does not read pip's settings; without them it would fetch 3 GB of CUDA.
-settings=$("$python" -I toolshed/pip_settings.py .venv/bin/python)
+settings=$("$python" -I toolshed/environments/pip_settings.py .venv/bin/python)
 eval "$settings"
 
 if uv=$(command -v uv) || { .venv/bin/pip install --quiet uv 2>/dev/null && uv=.venv/bin/uv; }; then

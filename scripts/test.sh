@@ -22,7 +22,7 @@ bash scripts/setup.sh
 export PYTHONPATH="$PWD" OMP_NUM_THREADS=1
 bin=.venv/bin
 if [ -z "$marks" ]; then
-  echo "test: tool environments"; $bin/python -m toolshed.env_command create sam2 --cpu
+  echo "test: tool environments"; $bin/python -m toolshed.cli env create sam2 --cpu
 fi
 echo "test: format"; $bin/ruff format --check --quiet .
 echo "test: lint"; $bin/ruff check --quiet .

@@ -54,7 +54,8 @@ def test_importing_toolshed_loads_nothing_heavy() -> None:
 
 def test_replicas_and_the_bridge_need_numpy_and_the_standard_library_alone() -> None:
     script = (
-        "import sys, toolshed.serving.replica, toolshed.bridge_child, toolshed.tools.pointing\n"
+        "import sys, toolshed.serving.replica, toolshed.environments.bridge_child\n"
+        "import toolshed.tools.pointing\n"
         "print([name for name in ('pydantic', 'yaml', 'docstring_parser', 'PIL', 'ray') "
         "if name in sys.modules])"
     )
@@ -127,7 +128,10 @@ def test_broad_excepts_stand_at_the_host_boundary_alone() -> None:
     # Replicas and the child of the bridge answer for every bug of a back-end; the others clean up
     # and raise again.
     serving = ("batches", "cluster", "launch", "replica", "turns")
-    hosts = {"toolshed/bridge_child.py", *(f"toolshed/serving/{name}.py" for name in serving)}
+    hosts = {
+        "toolshed/environments/bridge_child.py",
+        *(f"toolshed/serving/{name}.py" for name in serving),
+    }
     assert set(broad) <= hosts, broad
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from toolshed.config import ToolshedConfig, check_home, load_tools
     from toolshed.errors import ConfigError, ToolFailure, ToolRefusal, ToolshedError
     from toolshed.images import ImageSource, load_image
-    from toolshed.shed import Session, Toolshed
+    from toolshed.session import Session
+    from toolshed.shed import Toolshed
     from toolshed.tool import Family
     from toolshed.toolset import ToolSet
     from toolshed.types import Message, ToolCall, ToolImage, ToolResult, ToolSpec
@@ -23,7 +24,8 @@ _HOMES = {
     "config": ["ToolshedConfig", "check_home", "load_tools"],
     "errors": ["ConfigError", "ToolFailure", "ToolRefusal", "ToolshedError"],
     "images": ["ImageSource", "load_image"],
-    "shed": ["Session", "Toolshed"],
+    "session": ["Session"],
+    "shed": ["Toolshed"],
     "tool": ["Family"],
     "toolset": ["ToolSet"],
     "types": ["Message", "ToolCall", "ToolImage", "ToolResult", "ToolSpec"],

@@ -85,7 +85,7 @@ def placed(served: Served, *, local: bool) -> tuple[BackEndSpec, str | None]:
     name = served.config.environment
     if name is None:
         return served.spec, None
-    from toolshed.environments import bridged, is_bridge
+    from toolshed.environments.environment import bridged, is_bridge
 
     if not local and not is_bridge(name):
         return served.spec, name

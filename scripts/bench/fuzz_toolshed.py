@@ -29,7 +29,8 @@ from toolshed.chat import ParsedCalls, clean, parse_calls, reply_texts
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image
 from toolshed.limits import CALLS_PER_TURN
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tabletop.render import render
 from toolshed.tabletop.scene import DEMO, make_scene
 from toolshed.types import Json, ToolCall, ToolImage, ToolResult, Variable

@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from toolshed.images import make_image
 from toolshed.serving.control import NAME
 from toolshed.serving.router import RayHost
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tabletop.render import render
 from toolshed.tabletop.scene import DEMO, make_scene
 from toolshed.types import Json, ToolCall, ToolImage

@@ -21,7 +21,8 @@ from toolshed import codec
 from toolshed.config import parse_tools
 from toolshed.serving import wire
 from toolshed.serving.router import RayHost
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolCall
 
 HERE = "scripts.bench.served_tools"

@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from toolshed.bridge import Bridged
-from toolshed.environments import Environment, find
+from toolshed.environments.bridge import Bridged
+from toolshed.environments.environment import Environment, find
 from toolshed.types import TextReply
 
 HERE = Path(__file__).resolve().parent

@@ -21,7 +21,8 @@ from toolshed.serving.control import NAME
 from toolshed.serving.registry import SeatReport
 from toolshed.serving.remote import status
 from toolshed.serving.router import RayHost
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import IndexedValue, Json, ToolCall, ToolResult
 
 RUN_TIMEOUT_S = 2.0

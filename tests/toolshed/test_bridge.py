@@ -17,9 +17,9 @@ import pytest
 
 from tests.toolshed.bridge_start import METHODS, pid_of, probing, variables_of
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request, Voice
-from toolshed.bridge import Bridged
 from toolshed.codec import CodecError
-from toolshed.environments import bridged, find
+from toolshed.environments.bridge import Bridged
+from toolshed.environments.environment import bridged, find
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.types import TextReply
 
@@ -121,7 +121,7 @@ def test_bugs_come_back_as_what_they_are_with_the_childs_traceback(tools: Bridge
 def test_limits_of_the_machine_are_failures_of_the_call(tools: Bridged) -> None:
     spec = BackEndSpec(
         name="probing",
-        location="toolshed.bridge:Bridged",
+        location="toolshed.environments.bridge:Bridged",
         arguments={
             "interpreter": sys.executable,
             "location": "bridge_tools:Probing",

@@ -22,7 +22,7 @@ def bridged(family: str, arguments: dict[str, object], folder: Path) -> Asked:
         "methods": list(METHODS[family]),
         "variables": {"PYTHONPATH": str(folder)},
     }
-    return Asked(family, "toolshed.bridge:Bridged", bridge)
+    return Asked(family, "toolshed.environments.bridge:Bridged", bridge)
 
 
 def test_roborefer_behind_the_bridge(tmp_path: Path) -> None:

@@ -84,21 +84,6 @@ for number in range(400):
 """
 
 
-def test_a_cancelled_call_leaves_a_line(tmp_path: Path) -> None:
-    log = tmp_path / "calls.jsonl"
-
-    async def give_up(shed: Toolshed) -> None:
-        nap = ToolCall(id="1", name="trouble.nap", arguments={"seconds": 0.2})
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(shed.session().call(nap), 0.05)
-
-    with open_shed(tmp_path, log) as shed:
-        asyncio.run(give_up(shed))
-    assert [(line["status"], line["reason"]) for line in read_calls(log)] == [
-        ("failed", "cancelled")
-    ]
-
-
 def test_code_and_the_calls_that_it_makes_leave_a_line_each(tmp_path: Path) -> None:
     log = tmp_path / "calls.jsonl"
     content: dict[str, Json] = {

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from tests.toolshed.fake_tools import HERE, picture
-from toolshed import sandbox
 from toolshed.backends.code_executor import SandboxedCode, without_fences
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
 from toolshed.hosting import BesideHost
 from toolshed.registry import contract_of
 from toolshed.replies import render, variables
-from toolshed.shed import Session, Toolshed
+from toolshed.sandbox import levels
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tabletop.state import WorldState
 from toolshed.tool import Family, SessionTools, methods_of, specs_of, tool
 from toolshed.types import CodeRun, Json, TextReply, ToolCall, ToolImage, ToolResult
@@ -100,7 +101,7 @@ def test_variables_go_in_and_the_result_comes_out(session: Session) -> None:
     )
     assert found.text == ("Result: 6.5\nStdout: hello\nKept for later calls: $result (number).")
     assert session.variables["result"].kind == "number"
-    assert isinstance(found.value, CodeRun) and found.value.level == sandbox.choose().level
+    assert isinstance(found.value, CodeRun) and found.value.level == levels.choose().level
     (twice,) = ask(
         session, ("code_executor.eval", {"expression": "2 * x", "variables": {"x": "$result"}})
     )
@@ -379,7 +380,7 @@ def test_levels_may_be_required(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         SandboxedCode(require_level="docker")
     with pytest.raises(ConfigError, match="max_running"):
         SandboxedCode(max_running=0)
-    monkeypatch.setattr(sandbox, "missing_for", lambda level: "a wish")
+    monkeypatch.setattr(levels, "missing_for", lambda level: "a wish")
     content: dict[str, Json] = {
         "code_executor": {"backend": "light", "arguments": {"require_level": "sandlock"}}
     }

@@ -97,7 +97,7 @@ def serve(address: str, token: str | None) -> Iterator[str]:
     words = ["--address", address, "--namespace", NAMESPACE, "--port", "0"]
     words += [] if token is None else ["--host", "0.0.0.0", "--token", token]
     with subprocess.Popen(
-        [sys.executable, "-m", "toolshed.dashboard", *words],
+        [sys.executable, "-m", "toolshed.cli", "dashboard", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

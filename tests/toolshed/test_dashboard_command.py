@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from toolshed.command import USER_ERROR
-from toolshed.dashboard import check_interface, dashboard_main, is_loopback, read_token
+from toolshed.commands.dashboard import check_interface, is_loopback, main, read_token
 from toolshed.errors import ConfigError
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "192.168.1.4", "::", "some.host"])
 def test_other_interfaces_need_a_token(host: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not is_loopback(host)
-    assert dashboard_main(["--host", host, "--port", "0"]) == USER_ERROR
+    assert main(["--host", host, "--port", "0"]) == USER_ERROR
     assert "give --token" in capsys.readouterr().err
     check_interface(host, "secret")
 

@@ -27,7 +27,8 @@ from toolshed.config import load_tools, parse_tools
 from toolshed.draw import draw
 from toolshed.errors import ConfigError
 from toolshed.replies import BOX_EDGES, render, variables
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tabletop.shapes import CORNER_SIGNS, box_corners
 from toolshed.toolset import ToolSet
 from toolshed.types import (

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from toolshed.env_command import env_main
-from toolshed.environment_build import create, site_packages
-from toolshed.environments import doctor, runtime_env
+from toolshed.commands import env
+from toolshed.environments.build import create, site_packages
+from toolshed.environments.environment import doctor, runtime_env
+from toolshed.environments.preflight import version_of
+from toolshed.environments.recipes import shipped_folder
 from toolshed.errors import ConfigError
-from toolshed.preflight import version_of
-from toolshed.recipes import shipped_folder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_a_broken_environment_is_found_and_mended(
     recipe = small_recipe(tmp_path / "small")
     made = create(recipe)
     shutil.rmtree(site_packages(made.prefix) / "numpy")
-    assert env_main(["doctor", recipe]) == 1
+    assert env.main(["doctor", recipe]) == 1
     said = capsys.readouterr().out
     assert re.search(r"^small +bridge +broken", said, re.MULTILINE)
     assert (
@@ -82,8 +82,8 @@ def test_a_broken_environment_is_found_and_mended(
         and f"next: toolshed env create {recipe} --force" in said
     )
     command = re.findall(r"next: toolshed env (.*)", said)[0].split()
-    assert env_main(command) == 0
-    assert env_main(["doctor", recipe]) == 0
+    assert env.main(command) == 0
+    assert env.main(["doctor", recipe]) == 0
 
 
 def test_what_fails_leaves_nothing_and_says_which_step(tmp_path: Path, envs: Path) -> None:
@@ -102,7 +102,7 @@ def test_what_fails_leaves_nothing_and_says_which_step(tmp_path: Path, envs: Pat
 
 def start_creating(recipe: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "toolshed.env_command", "create", recipe],
+        [sys.executable, "-m", "toolshed.cli", "env", "create", recipe],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,8 +159,8 @@ def test_an_environment_has_our_package_and_none_of_our_packages() -> None:
 def test_pip_does_the_work_where_uv_cannot_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolshed.installers._own", lambda program: None)
-    monkeypatch.setattr("toolshed.installers._fetched", lambda folder, say: None)
+    monkeypatch.setattr("toolshed.environments.installers._own", lambda program: None)
+    monkeypatch.setattr("toolshed.environments.installers._fetched", lambda folder, say: None)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     recipe = small_recipe(tmp_path / "small")
     create(recipe, python=Path(os.path.realpath(sys.executable)))
@@ -192,7 +192,7 @@ def test_a_conda_prefix_is_filled_as_a_venv_is(
 def test_uv_is_fetched_where_it_is_not_there(
     tmp_path: Path, envs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolshed.installers._own", lambda program: None)
+    monkeypatch.setattr("toolshed.environments.installers._own", lambda program: None)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     said: list[str] = []
     recipe = small_recipe(tmp_path / "small")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from toolshed.env_command import env_main
-from toolshed.environment_build import site_packages
-from toolshed.environments import (
+from toolshed.commands import env
+from toolshed.environments.build import site_packages
+from toolshed.environments.environment import (
     Environment,
     find,
     is_bridge,
@@ -23,10 +23,10 @@ from toolshed.environments import (
     runtime_env,
     wanted_stamp,
 )
+from toolshed.environments.pip_settings import uv_settings
+from toolshed.environments.preflight import version_of
+from toolshed.environments.recipes import environments_folder, read_recipe, recipe_named, recipes
 from toolshed.errors import ConfigError
-from toolshed.pip_settings import uv_settings
-from toolshed.preflight import version_of
-from toolshed.recipes import environments_folder, read_recipe, recipe_named, recipes
 from toolshed.registry import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -131,9 +131,9 @@ def test_variables_win_over_configuration_and_uvs_own_are_left_alone() -> None:
 
 
 def test_the_set_up_script_uses_the_same_code_before_anything_is_installed() -> None:
-    assert "toolshed/pip_settings.py" in (ROOT / "scripts" / "setup.sh").read_text()
+    assert "toolshed/environments/pip_settings.py" in (ROOT / "scripts" / "setup.sh").read_text()
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "toolshed/pip_settings.py", sys.executable],
+        [sys.executable, "-I", "-S", "toolshed/environments/pip_settings.py", sys.executable],
         cwd=ROOT,
         env={"PATH": os.defpath, "PIP_INDEX_URL": "http://a b'c"},
         capture_output=True,
@@ -246,7 +246,7 @@ def test_one_that_was_not_made_names_the_command(envs: Path) -> None:
 
 
 def test_create_says_what_it_would_do(capsys: pytest.CaptureFixture[str], envs: Path) -> None:
-    assert env_main(["create", "depth_estimator", "--cpu", "--dry-run"]) == 0
+    assert env.main(["create", "depth_estimator", "--cpu", "--dry-run"]) == 0
     said = capsys.readouterr().out
     order = ["venv", f"ray=={version_of('ray')} numpy", "torch>=2.13,<2.14", " -r ", "--no-deps"]
     places = [said.index(word) for word in order]
@@ -274,7 +274,7 @@ def test_words_that_make_no_sense_end_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("ROBOREFER_REPO", raising=False)
-    assert env_main(words) == 2
+    assert env.main(words) == 2
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told
 
@@ -285,7 +285,7 @@ def test_doctor_shows_what_is_missing_and_is_content(
     monkeypatch.setenv("DEPTH_CHECKPOINT", "/nowhere/depth_pro.pt")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "models--facebook--sam2.1-hiera-small").mkdir()
-    assert env_main(["doctor"]) == 0
+    assert env.main(["doctor"]) == 0
     said = capsys.readouterr().out
     for name in SHIPPED:
         assert re.search(rf"^{name} +(venv|bridge) +missing", said, re.MULTILINE)
@@ -300,14 +300,14 @@ def test_conda_makes_a_prefix_where_the_recipe_says_so(
 ) -> None:
     recipe = recipe_in(tmp_path / "mine", "kind: conda\nimport_check: [numpy]\n")
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert env_main(["create", recipe, "--dry-run"]) == 2
+    assert env.main(["create", recipe, "--dry-run"]) == 2
     assert "none of micromamba, mamba, conda is on the PATH" in capsys.readouterr().err
     program = tmp_path / "bin" / "mamba"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    assert env_main(["create", recipe, "--dry-run"]) == 0
+    assert env.main(["create", recipe, "--dry-run"]) == 0
     version = ".".join(map(str, sys.version_info[:3]))
     said = capsys.readouterr().out
     assert re.search(rf"{program} create --yes --prefix \S+ python={version} pip", said)

@@ -13,7 +13,8 @@ from scripts.bench.fuzz_toolshed import check_calls, check_parser, check_picture
 from scripts.bench.hostile_calls import broken_pictures, hostile_calls, model_outputs
 from toolshed.chat import parse_calls
 from toolshed.images import load_image
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from toolshed.backends.roborefer_http import RoboReferHttp
 from toolshed.backends.robot_http import RobotHttp
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import Json, Point, RobotAction, ToolCall, ToolResult
 
 IDENTITY: Json = [[float(i == j) for j in range(4)] for i in range(4)]

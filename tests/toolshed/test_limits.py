@@ -17,7 +17,7 @@ from toolshed.arguments import check_arguments
 from toolshed.chat import parse_calls, write_call
 from toolshed.errors import ToolRefusal
 from toolshed.registry import contract_of
-from toolshed.sandbox import Limits
+from toolshed.sandbox.levels import Limits
 from toolshed.tool import Method, methods_of
 from toolshed.types import Json, Variable
 

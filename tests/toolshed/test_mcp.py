@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from toolshed.errors import ConfigError, ToolRefusal
-from toolshed.mcp_server import main
-from toolshed.mcp_sessions import Pictures, Sessions
+from toolshed.mcp.server import main
+from toolshed.mcp.sessions import Pictures, Sessions
 from toolshed.schemas import schemas_of
 from toolshed.shed import Toolshed
 from toolshed.tabletop.state import initial_state

@@ -11,7 +11,7 @@ import pytest
 
 from tests.toolshed.fake_tools import HERE, picture
 from toolshed.config import parse_tools
-from toolshed.environment_build import create
+from toolshed.environments.build import create
 from toolshed.errors import ConfigError
 from toolshed.shed import Toolshed
 from toolshed.types import DepthEstimate, Json, StoredArray, ToolCall

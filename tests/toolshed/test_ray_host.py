@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 from tests.toolshed.fake_tools import HERE, picture
+from toolshed.call_log import read_calls
 from toolshed.command import MACHINE_FAILURE, USER_ERROR
 from toolshed.config import ToolshedConfig, parse_tools, replaced
 from toolshed.errors import ConfigError, ToolFailure, ToolshedError
 from toolshed.serve import main as serve
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import DepthEstimate, IndexedValue, Json, StoredArray, ToolCall, ToolResult
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -37,11 +39,13 @@ def trouble(folder: Path, **settings: Json) -> dict[str, Json]:
 
 
 def config(folder: Path) -> ToolshedConfig:
+    """The tools of these tests, whose calls are logged."""
     fragile = {**trouble(folder), "backend": f"{HERE}:FragileRobot"}
     return parse_tools(
         {
             "host": "ray",
             "replies": "compact",
+            "call_log": str(folder / "log.jsonl"),
             "depth_estimator": {"backend": f"{HERE}:FakeDepth", "process": "both"},
             "vision_ops": {"backend": f"{HERE}:FakeVisionOps", "process": "both"},
             "robot": {"backend": f"{HERE}:FakeRobot", "process": "both"},
@@ -101,6 +105,16 @@ def test_chain_over_processes_with_arrays_by_reference(shed: Toolshed) -> None:
     taken = ask(session, call("robot.capture_image"), call("robot.capture_image"))
     assert [each.text for each in taken] == ["image 1: 8x8", "image 2: 8x8"]
     assert session.world is not None and session.world.seed == 3
+
+
+def test_a_call_that_its_caller_cancels_is_logged(shed: Toolshed, folder: Path) -> None:
+    async def give_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(shed.session().call(call("trouble.nap", seconds=0.5)), 0.1)
+
+    asyncio.run(give_up())
+    (line,) = (each for each in read_calls(folder / "log.jsonl") if each["status"] == "failed")
+    assert (line["tool"], line["reason"]) == ("trouble.nap", "cancelled")
 
 
 def test_refusals_cross_the_border(shed: Toolshed) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolshed import sandbox, sandbox_run
-from toolshed.boxed import launcher
 from toolshed.errors import ToolFailure
-from toolshed.sandbox import SANDBOXES, Finished, Job, Limits, Sandbox, choose
-from toolshed.sandbox_run import Reply, run_job
+from toolshed.sandbox import launcher, levels
+from toolshed.sandbox import run as sandbox_run
+from toolshed.sandbox.levels import SANDBOXES, Finished, Job, Limits, Sandbox, choose
+from toolshed.sandbox.run import Reply, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = dataclasses.replace(Limits(), cpu_s=0.7, wall_s=10.0)
@@ -40,7 +40,7 @@ async def no_tools(name: str, arguments: dict[str, Any]) -> Reply:
 def box(request: pytest.FixtureRequest) -> Sandbox:
     """Each level that works here; the lowest one also where root would not be given it."""
     (found,) = (each for each in SANDBOXES if each.level == request.param)
-    missing = sandbox.missing_for(found.level)
+    missing = levels.missing_for(found.level)
     if missing and found.level != "rlimits":
         pytest.skip(f"{found.level} needs {missing}")
     return found
@@ -66,7 +66,7 @@ def _boxed(processes: set[int]) -> list[bytes]:
     for process in processes:
         with contextlib.suppress(OSError):
             line = Path(f"/proc/{process}/cmdline").read_bytes()
-            if any(word in line for word in (b"toolshed-code", b"boxed", b"bwrap")):
+            if any(word in line for word in (b"toolshed-code", b"toolshed/sandbox", b"bwrap")):
                 found.append(line)
     return found
 
@@ -293,8 +293,8 @@ def test_a_killed_caller_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import asyncio\n"
         "from tests.toolshed.test_sandbox import no_tools\n"
-        "from toolshed.sandbox import SANDBOXES, Job\n"
-        "from toolshed.sandbox_run import run_job\n"
+        "from toolshed.sandbox.levels import SANDBOXES, Job\n"
+        "from toolshed.sandbox.run import run_job\n"
         'code = \'open("started", "w").close()\\ntime.sleep(25)\'\n'
         "asyncio.run(run_job(SANDBOXES[-1], Job(code=code), no_tools))\n"
     )
@@ -345,7 +345,7 @@ def test_a_broken_launcher_is_the_machines_failure(
 ) -> None:
     (tmp_path / "launcher.py").write_text("raise SystemExit('no subreapers here')")
     for name in ("child.py", "confine.py"):
-        (tmp_path / name).write_text((sandbox.PROGRAMS / name).read_text())
+        (tmp_path / name).write_text((levels.PROGRAMS / name).read_text())
     monkeypatch.setattr(sandbox_run, "PROGRAMS", tmp_path)
     with pytest.raises(ToolFailure, match="no subreapers here"):
         run(SANDBOXES[-1], "1")

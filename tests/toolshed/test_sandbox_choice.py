@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolshed import sandbox
-from toolshed.boxed import child
 from toolshed.errors import ConfigError
-from toolshed.sandbox import choose, describe
-from toolshed.sandbox_probe import probe
+from toolshed.sandbox import child, levels
+from toolshed.sandbox.levels import choose, describe
+from toolshed.sandbox.probe import probe
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, **missing: str) -> None:
-    monkeypatch.setattr(sandbox, "missing_for", lambda level: missing.get(level, ""))
+    monkeypatch.setattr(levels, "missing_for", lambda level: missing.get(level, ""))
 
 
 def test_the_strongest_that_works_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +38,8 @@ def test_what_cannot_be_had_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -
 def test_a_probe_finds_what_a_level_does_not_keep() -> None:
     """The lowest level under a strong one's name: files can be read, so it is not that level."""
 
-    class Pretender(sandbox.Rlimits):
-        level: sandbox.Level = "bwrap"
+    class Pretender(levels.Rlimits):
+        level: levels.Level = "bwrap"
 
     assert probe(Pretender()) == "a way to hide files: code in it could read one outside"
 

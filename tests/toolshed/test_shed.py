@@ -11,7 +11,8 @@ import pytest
 from tests.toolshed.fake_tools import HERE, FakeDepth, picture
 from toolshed.arrays import ByIdentity
 from toolshed.config import ToolshedConfig, parse_tools, replaced
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tabletop.state import WorldState
 from toolshed.types import IndexedValue, Json, ToolCall, ToolResult
 

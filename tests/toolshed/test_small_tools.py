@@ -18,7 +18,8 @@ from toolshed.config import parse_tools
 from toolshed.errors import ToolRefusal
 from toolshed.images import make_image
 from toolshed.registry import contract_of
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tool import specs_of
 from toolshed.toolset import ToolSet
 from toolshed.types import Json, Point, ToolCall, ToolImage, ToolResult, Variable

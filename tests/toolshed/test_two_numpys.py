@@ -11,8 +11,8 @@ import pytest
 
 from tests.toolshed.bridge_start import probing
 from toolshed.backend import BackEnd, BackEndSpec, Request, Voice
-from toolshed.environment_build import create
-from toolshed.environments import Environment, bridged
+from toolshed.environments.build import create
+from toolshed.environments.environment import Environment, bridged
 from toolshed.errors import ConfigError
 from toolshed.types import TextReply
 

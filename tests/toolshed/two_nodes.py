@@ -20,7 +20,8 @@ from tests.toolshed.fake_tools import FakeDepth, picture
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
 from toolshed.serving.cluster import prepare
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import DepthEstimate, Json, ToolCall, ToolImage, ToolResult
 
 HERE = "tests.toolshed.two_nodes"

@@ -12,8 +12,8 @@ import numpy as np
 
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.images import make_image
-from toolshed.sandbox import LEVELS, Ended, Finished, Job, Level, Limits, choose
-from toolshed.sandbox_run import Reply, run_job
+from toolshed.sandbox.levels import LEVELS, Ended, Finished, Job, Level, Limits, choose
+from toolshed.sandbox.run import Reply, run_job
 from toolshed.tool import SessionTools
 from toolshed.tools.code import CodeExecutor
 from toolshed.types import CodeRun, Json, Point, Stored, ToolImage, Variable

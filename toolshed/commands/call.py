@@ -23,7 +23,8 @@ from toolshed.command import MACHINE_FAILURE, USER_ERROR
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.tool import Method, Role
 from toolshed.types import Json, TextReply, ToolCall, ToolImage, ToolResult, ToolValue
 

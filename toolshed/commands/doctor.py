@@ -69,16 +69,16 @@ def _extra(name: str) -> Row:
 
 
 def _sandbox() -> Row:
-    from toolshed.sandbox import describe
+    from toolshed.sandbox.levels import describe
 
     return Row(name="sandbox", found=describe(), remedy="apt-get install bubblewrap")
 
 
 def _environments() -> int:
-    from toolshed.env_command import env_main
+    from toolshed.commands import env
 
     print()
-    return env_main(["doctor"])
+    return env.main(["doctor"])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ def main(arguments: Sequence[str]) -> int:
     """Serve until interrupted."""
     words = list(arguments)
     if _MCP in words:
-        from toolshed.mcp_server import main as serve_mcp
+        from toolshed.mcp.server import main as serve_mcp
 
         words.remove(_MCP)
         return serve_mcp(words)

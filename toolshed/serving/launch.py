@@ -281,7 +281,7 @@ def _runtime_env(environment: str | None, families: Sequence[Served]) -> dict[st
     """What Ray needs to start replicas in a tool environment, which is checked first."""
     if environment is None:
         return {}
-    from toolshed.environments import runtime_env
+    from toolshed.environments.environment import runtime_env
 
     modules = [each.spec.location.partition(":")[0] for each in families]
     return runtime_env(environment, modules)

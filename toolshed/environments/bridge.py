@@ -20,10 +20,10 @@ from functools import partial
 from typing import IO
 
 from toolshed.backend import Outcome
-from toolshed.bridge_child import Told, receive, write
 from toolshed.codec import CodecError, to_frame
+from toolshed.environments.bridge_child import Told, receive, write
+from toolshed.environments.preflight import without_python_settings
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
-from toolshed.preflight import without_python_settings
 from toolshed.types import Json
 
 _TAIL_BYTES = 3000
@@ -32,7 +32,7 @@ _PATIENCE_S = 2.0
 _START = (
     # The caller's folder last, as a worker has it: what lies there must not hide the installed.
     "import os, sys; sys.path[:] = sys.path[1:] + [os.getcwd()]; "
-    "from toolshed.bridge_child import main; main()"
+    "from toolshed.environments.bridge_child import main; main()"
 )
 _BUGS: dict[str, type[Exception]] = {
     each.__name__: each

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from toolshed.errors import ConfigError, ToolRefusal
 from toolshed.images import ImageSource, load_image
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolImage
 
 MAX_SESSIONS = 256

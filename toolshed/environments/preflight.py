@@ -119,7 +119,7 @@ def problems_of(found: Probe, *, bridge: bool) -> list[str]:
     problems = [
         f"module {name} does not import ({reason})" for name, reason in found.failures.items()
     ]
-    ours = str(Path(__file__).resolve().parent)
+    ours = str(Path(__file__).resolve().parents[1])
     if found.package not in (None, ours):
         problems.append(f"its toolshed is {found.package} and ours {ours}")
     if found.numpy is None:

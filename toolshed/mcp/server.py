@@ -22,10 +22,11 @@ from PIL import Image
 
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ConfigError, ToolRefusal
-from toolshed.mcp_sessions import MAX_IMAGES, MAX_SESSION_IMAGES, Pictures, Sessions
+from toolshed.mcp.sessions import MAX_IMAGES, MAX_SESSION_IMAGES, Pictures, Sessions
 from toolshed.registry import contract_of
 from toolshed.schemas import mangled
-from toolshed.shed import Session, Toolshed
+from toolshed.session import Session
+from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolCall, ToolImage, ToolResult, ToolSpec
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")

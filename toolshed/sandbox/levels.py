@@ -24,7 +24,7 @@ from toolshed.errors import ConfigError
 
 Level = Literal["sandlock", "bwrap", "rlimits"]
 Ended = Literal["ended", "wall", "cpu", "memory", "processes", "disk", "output", "died"]
-PROGRAMS = Path(__file__).resolve().parent / "boxed"
+PROGRAMS = Path(__file__).resolve().parent
 _SPARE_USERS = (61_184, 65_519)
 
 
@@ -242,7 +242,7 @@ def missing_for(level: Level) -> str:
     missing = sandbox.missing()
     if missing:
         return missing
-    from toolshed.sandbox_probe import probe
+    from toolshed.sandbox.probe import probe
 
     return probe(sandbox)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from toolshed.environments import (
+from toolshed.environments.environment import (
     CPU_SHIMS,
     STAMP_FILE,
     Environment,
@@ -33,10 +33,16 @@ from toolshed.environments import (
     read_stamp,
     wanted_stamp,
 )
+from toolshed.environments.installers import Installer, bridge_python, conda_like, find_installer
+from toolshed.environments.preflight import Unusable, probe, version_of
+from toolshed.environments.recipes import (
+    Kind,
+    Recipe,
+    environments_folder,
+    recipe_named,
+    shipped_folder,
+)
 from toolshed.errors import ConfigError
-from toolshed.installers import Installer, bridge_python, conda_like, find_installer
-from toolshed.preflight import Unusable, probe, version_of
-from toolshed.recipes import Kind, Recipe, environments_folder, recipe_named, shipped_folder
 
 Say: TypeAlias = Callable[[str], None]
 _IMPORT_LIMIT_S = 300.0

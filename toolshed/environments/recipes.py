@@ -18,7 +18,7 @@ from toolshed.config import known_name
 from toolshed.errors import ConfigError
 
 Kind: TypeAlias = Literal["venv", "conda", "bridge"]
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = PACKAGE.parent
 RECIPE_FILE = "env.yaml"
 

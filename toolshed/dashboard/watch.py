@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
-from toolshed.dashboard_data import Place, call_data, constants, page_data
+from toolshed.dashboard.data import Place, call_data, constants, page_data
 from toolshed.serving.control import NAME
 from toolshed.serving.reports import NUM_KEPT, Overview, Recent
 from toolshed.types import Json

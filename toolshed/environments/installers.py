@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from toolshed.environments.pip_settings import pip_configuration, uv_settings
+from toolshed.environments.preflight import Unusable, probe
 from toolshed.errors import ConfigError
-from toolshed.pip_settings import pip_configuration, uv_settings
-from toolshed.preflight import Unusable, probe
 
 _CONDA_LIKE = ("micromamba", "mamba", "conda")
 """Not pixi: it makes no environment at a given place."""

@@ -16,9 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from toolshed.dashboard import is_loopback
-from toolshed.dashboard_data import Place
-from toolshed.dashboard_watch import Watch
+from toolshed.commands.dashboard import is_loopback
+from toolshed.dashboard.data import Place
+from toolshed.dashboard.watch import Watch
 
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -93,7 +93,7 @@ def run_server(app: FastAPI, listening: socket.socket) -> None:
 
 
 def _file_route(name: str, kind: str) -> Callable[[], Awaitable[Response]]:
-    content = importlib.resources.files("toolshed").joinpath("dashboard_page", name).read_bytes()
+    content = importlib.resources.files("toolshed.dashboard").joinpath("page", name).read_bytes()
 
     async def route() -> Response:
         return Response(content, media_type=kind)

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from toolshed import codec
 from toolshed.errors import ToolFailure
-from toolshed.sandbox import (
+from toolshed.sandbox.levels import (
     PROGRAMS,
     Box,
     Finished,

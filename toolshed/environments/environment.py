@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from toolshed.backend import BackEndSpec
-from toolshed.errors import ConfigError
-from toolshed.preflight import (
+from toolshed.environments.preflight import (
     LIMIT_S,
     Probe,
     Unusable,
@@ -30,7 +29,7 @@ from toolshed.preflight import (
     same_python,
     version_of,
 )
-from toolshed.recipes import (
+from toolshed.environments.recipes import (
     PACKAGE,
     RECIPE_FILE,
     Kind,
@@ -42,6 +41,7 @@ from toolshed.recipes import (
     recipes,
     shipped_folder,
 )
+from toolshed.errors import ConfigError
 
 State: TypeAlias = Literal["ok", "stale", "broken", "missing"]
 STAMP_FILE = "toolshed-stamp.json"
@@ -234,7 +234,7 @@ def bridged(
     preflight(environment, [spec.location.partition(":")[0]])
     return dataclasses.replace(
         spec,
-        location="toolshed.bridge:Bridged",
+        location="toolshed.environments.bridge:Bridged",
         arguments={
             "interpreter": str(environment.python),
             "variables": dict(environment.variables()),

@@ -9,8 +9,8 @@ import tempfile
 from typing import Any
 
 from toolshed.errors import ToolFailure
-from toolshed.sandbox import Finished, Job, Limits, Sandbox
-from toolshed.sandbox_run import Reply, run_job
+from toolshed.sandbox.levels import Finished, Job, Limits, Sandbox
+from toolshed.sandbox.run import Reply, run_job
 
 _MEMORY_BYTES = 192 << 20
 _ATTEMPTS = """

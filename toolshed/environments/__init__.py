@@ -1,0 +1,1 @@
+"""Tool environments: their recipes, how they are made, and what crosses to them."""

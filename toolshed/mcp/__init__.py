@@ -1,0 +1,1 @@
+"""The tools of a config for clients of the Model Context Protocol."""
