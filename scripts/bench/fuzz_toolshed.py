@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import faulthandler
 import json
 import random
@@ -17,7 +18,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,29 @@ _SESSION_CALLS = 100
 Call = Callable[[Session, ToolCall], Awaitable[ToolResult]]
 
 
+class Watchdog:
+    """Ends the script with a traceback where it hangs; only the script, never its importers."""
+
+    _is_on = False
+
+    @classmethod
+    @contextlib.contextmanager
+    def on(cls) -> Iterator[None]:
+        cls._is_on = True
+        cls.beat()
+        try:
+            yield
+        finally:
+            cls._is_on = False
+            faulthandler.cancel_dump_traceback_later()
+
+    @classmethod
+    def beat(cls) -> None:
+        """Something has been done: wait from now on."""
+        if cls._is_on:
+            faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
+
+
 @dataclass(kw_only=True, slots=True)
 class Findings:
     """Of one part: how much was tried, and what was wrong."""
@@ -68,7 +92,7 @@ class Findings:
         if took_s > SLOW_S:
             self.wrong.append(f"slow: {what[:100]!r} took {took_s:.1f} s")
         if self.num_cases % 50 == 0:
-            faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
+            Watchdog.beat()
 
     def summary(self) -> dict[str, Json]:
         return {
@@ -90,16 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.cases < 100:
         parser.error(f"--cases must be at least 100, not {options.cases}")
-    faulthandler.dump_traceback_later(HANGS_AFTER_S, exit=True)
-    try:
+    with Watchdog.on():
         if options.selftest:
             found = selftest(options.seed)
             is_good = all(each["wrong"] for each in found.values())
         else:
             found = fuzz(options.cases, options.seed)
             is_good = not any(each["wrong"] for each in found.values())
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     if options.json:
         print(json.dumps(found))
     else:
