@@ -110,7 +110,8 @@ def test_chain_over_processes_with_arrays_by_reference(shed: Toolshed) -> None:
 def test_a_call_that_its_caller_cancels_is_logged(shed: Toolshed, folder: Path) -> None:
     async def give_up() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(shed.session().call(call("trouble.nap", seconds=0.5)), 0.1)
+            await asyncio.wait_for(shed.session().call(call("trouble.nap", seconds=0.3)), 0.1)
+        await asyncio.sleep(0.4)  # it keeps its replica busy until it ends
 
     asyncio.run(give_up())
     (line,) = (each for each in read_calls(folder / "log.jsonl") if each["status"] == "failed")
