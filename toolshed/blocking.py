@@ -29,3 +29,10 @@ def run_now(work: Coroutine[object, object, T]) -> T:
         return _own.loop.run_until_complete(work)
     work.close()
     raise RuntimeError("an event loop runs in this thread: await the call instead")
+
+
+def may_block() -> bool:
+    """Whether nobody else would be held up: the running loop is one of ``run_now``, with nothing in
+    it but the one coroutine that a blocked thread waits for."""
+    own = _own.loop
+    return own is not None and own.is_running() and len(asyncio.all_tasks(own)) == 1

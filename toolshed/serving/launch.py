@@ -21,11 +21,13 @@ from toolshed.serving.members import Member
 from toolshed.serving.placement import check_room, reserve
 from toolshed.serving.pool import Pool
 from toolshed.serving.registry import GroupSpec, Registry, SeatReport
-from toolshed.serving.replica import BACKLOG, FamilySettings
+from toolshed.serving.replica import FamilySettings
 from toolshed.serving.reporter import Reporter
 
 _RECONNECT_S = 0.2
 _CLOSE_S = 0.2
+_MOST_AHEAD = 32
+"""Calls that are sent to a replica before their turn, where they are very short."""
 """How soon a thread that waits for news sees that there are to be none."""
 
 
@@ -297,7 +299,7 @@ def _pool(group: GroupSpec, families: Sequence[Served]) -> Pool:
     return Pool(
         group.names,
         width=group.slots * batch,
-        most_ahead=BACKLOG,
+        most_ahead=_MOST_AHEAD,
         max_queue=max(each.config.max_queue for each in members),
         stateful=any(each.stateful for each in members),
     )

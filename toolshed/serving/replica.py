@@ -20,10 +20,13 @@ from toolshed.serving.batches import Worker
 from toolshed.serving.turns import Turnstile
 from toolshed.serving.wire import Asked, Buffers, Inbox, Told, two_parts
 
-BACKLOG = 32
-"""Calls that a replica accepts beyond those that it can run, so that it is never idle between."""
-SPARE_THREADS = 8
-"""For saying ``busy`` while every accepted call has a thread of its own."""
+_BACKLOG = 4
+"""Calls that a replica accepts at least beyond those that it runs, so that it is not idle between."""
+_SPARE_THREADS = 4
+"""For saying ``busy`` while every accepted call has a thread of its own. Each thread more costs
+calls that are short: they all wake up and push for the interpreter's lock."""
+_SHORT_S = 0.005
+"""While no running call has lasted for longer, nobody is sent away: it is soon their turn."""
 _REMEMBERED_BYTES = 64 << 20
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 """Numbers of glibc's malloc.h."""
@@ -140,8 +143,10 @@ class Replica:
     def _told(self, asked: Asked) -> tuple[Told, Buffers]:
         began_s = time.perf_counter()
         with self._lock:
-            if self._draining or self._num_accepted >= self._capacity:
-                return Told("busy", "draining" if self._draining else "full"), None
+            if self._draining:
+                return Told("busy", "draining"), None
+            if self._num_accepted >= self._capacity and self._turns.longest_s() > _SHORT_S:
+                return Told("busy", "full"), None
             self._num_accepted += 1
             self._num_calls += 1
         try:
@@ -247,13 +252,14 @@ class _Remembered:
 
 
 def capacity(families: Sequence[FamilySettings], slots: int) -> int:
-    """How many calls a replica accepts at a time."""
-    return slots * max(each.max_batch_size for each in families) + BACKLOG
+    """How many calls a replica accepts at a time: what it runs, and as much again."""
+    running = slots * max(each.max_batch_size for each in families)
+    return running + max(running, _BACKLOG)
 
 
 def num_threads(families: Sequence[FamilySettings], slots: int) -> int:
-    """How many threads Ray must give it."""
-    return capacity(families, slots) + SPARE_THREADS
+    """How many threads Ray must give it; more calls than that wait in Ray's mailbox."""
+    return capacity(families, slots) + _SPARE_THREADS
 
 
 def _told(answer: Answer) -> tuple[Told, Buffers]:

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolshed.backend import Answer, Request
+from toolshed.blocking import may_block
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.hosting import Served
+from toolshed.serving.arrivals import Arrivals
 from toolshed.serving.launch import Service
 from toolshed.serving.members import Member
 from toolshed.serving.pool import Pool
@@ -44,7 +46,7 @@ class RayHost:
         self, config: ToolshedConfig, families: Sequence[Served], *, serve: bool = False
     ) -> None:
         self._served = {each.name: each for each in families}
-        self._outbox = Outbox()
+        self._outbox, self._arrivals = Outbox(), Arrivals()
         self.service = Service(config, families, serve=serve)
 
     async def call(self, request: Request) -> Answer:
@@ -129,12 +131,13 @@ class RayHost:
     ) -> Told:
         from ray import exceptions
 
-        reply = asyncio.wrap_future(reference.future())
-        alarm = asyncio.get_running_loop().call_later(remaining_s + _GRACE_S, reply.cancel)
         try:
-            fields: list[Any] = await reply
-        except asyncio.CancelledError:
-            # Either the reply by its alarm, or this whole call by its owner. Whichever it was, the
+            if may_block():
+                fields = _fetched(reference, remaining_s + _GRACE_S)
+            else:
+                fields = await self._arrived(reference, remaining_s + _GRACE_S)
+        except (asyncio.CancelledError, exceptions.GetTimeoutError):
+            # Either time is over, or this call was cancelled by its owner. Whichever it was, the
             # replica still works on it: its slot is free when it answers.
             pool.occupied(member)
             reference.future().add_done_callback(lambda done: pool.release(member))
@@ -159,9 +162,25 @@ class RayHost:
             pool.went_wrong(member)
             text = f"{request.name}: {_first_line(error)}"
             raise _Lost(ToolFailure("ray_error", text), retry=True) from None
+        return Told(*fields)
+
+    async def _arrived(self, reference: Any, seconds: float) -> list[Any]:
+        """The fields of a reply; CancelledError where it does not come."""
+        reply = self._arrivals.future(reference)
+        alarm = asyncio.get_running_loop().call_later(seconds, reply.cancel)
+        try:
+            fields: list[Any] = await reply
+            return fields
         finally:
             alarm.cancel()
-        return Told(*fields)
+
+
+def _fetched(reference: Any, seconds: float) -> list[Any]:
+    """The same without an event loop, which a program that waits for one call does not need."""
+    import ray
+
+    fields: list[Any] = ray.get(reference, timeout=seconds)
+    return fields
 
 
 def _is_cancelled() -> bool:
