@@ -21,7 +21,7 @@ from toolshed.serving.turns import Turnstile
 from toolshed.serving.wire import Asked, Buffers, Inbox, Told, two_parts
 
 _BACKLOG = 4
-"""Calls that a replica accepts at least beyond those that it runs, so that it is not idle between."""
+"""Calls that a replica accepts beyond those that it runs, at least: it is not idle between."""
 _SPARE_THREADS = 4
 """For saying ``busy`` while every accepted call has a thread of its own. Each thread more costs
 calls that are short: they all wake up and push for the interpreter's lock."""
