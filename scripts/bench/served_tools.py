@@ -83,28 +83,28 @@ class Worker(Family):
         return _number(seconds)
 
 
-class Roborefer(Worker):
-    name: ClassVar[str] = "roborefer"
+class Pointing(Worker):
+    name: ClassVar[str] = "pointing"
 
 
-class Sam2(Worker):
-    name: ClassVar[str] = "sam2"
+class Segmenting(Worker):
+    name: ClassVar[str] = "segmenting"
 
 
-class Depth(Worker):
-    name: ClassVar[str] = "depth"
+class Depths(Worker):
+    name: ClassVar[str] = "depths"
 
 
-class Bbox(Worker):
-    name: ClassVar[str] = "bbox"
+class Boxing(Worker):
+    name: ClassVar[str] = "boxing"
 
 
 class Index(Worker):
     name: ClassVar[str] = "index"
 
 
-class Grasp(Worker):
-    name: ClassVar[str] = "grasp"
+class Grasping(Worker):
+    name: ClassVar[str] = "grasping"
 
 
 def array_of(megabytes: float) -> np.ndarray:

@@ -20,17 +20,17 @@ from toolshed.types import Json
 NUM_PROMPTS, NUM_SIBLINGS = 64, 5
 SPEED_UP, CV = 20, 0.3
 SERVICE_S = {
-    "roborefer": 1.72, "sam2": 0.45, "depth": 1.8, "bbox": 0.3, "index": 0.02, "grasp": 2.0,
+    "pointing": 1.72, "segmenting": 0.45, "depths": 1.8, "boxing": 0.3, "index": 0.02, "grasping": 2.0,
 }  # fmt: skip
-REPLICAS = {"roborefer": 3, "sam2": 2, "depth": 2, "bbox": 2, "grasp": 2, "index": 4}
+REPLICAS = {"pointing": 3, "segmenting": 2, "depths": 2, "boxing": 2, "grasping": 2, "index": 4}
 CHAINS: dict[str, tuple[float, list[list[str]]]] = {
-    "one_point": (3 / 11, [["roborefer"]]),
-    "two_points": (5 / 11, [["roborefer", "roborefer"]]),
-    "depth_ab": (1 / 11, [["roborefer", "roborefer", "depth"], ["index", "index"]]),
-    "pose": (1 / 11, [["roborefer"], ["sam2"], ["depth"], ["bbox"]]),
-    "grasp": (1 / 11, [["roborefer"], ["sam2"], ["depth"], ["grasp"]]),
+    "one_point": (3 / 11, [["pointing"]]),
+    "two_points": (5 / 11, [["pointing", "pointing"]]),
+    "depth_ab": (1 / 11, [["pointing", "pointing", "depths"], ["index", "index"]]),
+    "pose": (1 / 11, [["pointing"], ["segmenting"], ["depths"], ["boxing"]]),
+    "grasp": (1 / 11, [["pointing"], ["segmenting"], ["depths"], ["grasping"]]),
 }
-SHARED = ("depth", "index", "bbox")
+SHARED = ("depths", "index", "boxing")
 """Identical among siblings; the others follow from a pointer query, which is one of two phrases."""
 
 
@@ -63,7 +63,7 @@ def _episode(prompt: int, rounds: list[list[str]], seed: int, rng: np.random.Gen
         made = []
         for place, name in enumerate(names):
             phrase = phrases[pointers % 2]
-            if name == "roborefer":
+            if name == "pointing":
                 pointers += 1
             what = f"{prompt}/{name}/{place}"
             what = what if name in SHARED else f"{what}/{phrase}"
