@@ -22,7 +22,7 @@ from toolshed.blocking import run_now
 from toolshed.call_log import CallLog
 from toolshed.chat import clean
 from toolshed.config import ToolshedConfig
-from toolshed.errors import ToolFailure, ToolRefusal
+from toolshed.errors import CallEnded, ToolFailure, ToolRefusal
 from toolshed.hosting import Host
 from toolshed.metrics import Meter
 from toolshed.nested import NestedCalls
@@ -30,7 +30,7 @@ from toolshed.references import parse_reference
 from toolshed.registry import backend_of
 from toolshed.tool import Method
 from toolshed.toolset import ToolSet
-from toolshed.types import Timings, ToolCall, ToolImage, ToolResult, Variable
+from toolshed.types import Json, Timings, ToolCall, ToolImage, ToolResult, Variable
 from toolshed.variables import Variables
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Session:
         config: ToolshedConfig,
         tools: ToolSet,
         host: Host,
+        *,
         images: Sequence[ToolImage],
         scene: int | None,
         priority: Priority,
@@ -181,7 +182,8 @@ class Session:
             status="refused",
             reason=refusal.reason,
             text=clean(replies.render_refusal(refusal, self._config.replies, name)),
-            timings=Timings(total_s=time.perf_counter() - started_s),
+            timings=_timings(refusal, started_s),
+            num_retries=refusal.num_retries,
         )
 
     def _lost(self, call: ToolCall, failure: ToolFailure) -> ToolRefusal:
@@ -275,13 +277,26 @@ def _failed(call: ToolCall, failure: ToolFailure, started_s: float) -> ToolResul
         status="failed",
         reason=failure.reason,
         text=failure.text,
-        timings=Timings(total_s=time.perf_counter() - started_s),
+        timings=_timings(failure, started_s),
         num_retries=failure.num_retries,
+    )
+
+
+def _timings(ended: CallEnded, started_s: float) -> Timings:
+    return Timings(
+        queue_s=ended.queue_s,
+        transfer_s=ended.transfer_s,
+        run_s=ended.run_s,
+        total_s=time.perf_counter() - started_s,
     )
 
 
 def _names_in(call: ToolCall) -> list[str]:
     """Names of variables that a call passes on."""
-    written = [each for each in call.arguments.values() if isinstance(each, str)]
-    found = [parse_reference(each) for each in written if each.startswith("$")]
+    written: list[Json] = []
+    for value in call.arguments.values():
+        # Values of names that a program uses stand one level down.
+        written += value.values() if isinstance(value, dict) else [value]
+    texts = (each for each in written if isinstance(each, str) and each.startswith("$"))
+    found = map(parse_reference, texts)
     return [each.name for each in found if each is not None]

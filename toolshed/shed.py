@@ -96,8 +96,16 @@ class Toolshed:
 
         Calls of ``interactive`` sessions go before those of others.
         """
-        meter, log = self.meter, self._log
-        return Session(self.config, self.tools, self._host, images, scene, priority, meter, log)
+        return Session(
+            self.config,
+            self.tools,
+            self._host,
+            images=images,
+            scene=scene,
+            priority=priority,
+            meter=self.meter,
+            log=self._log,
+        )
 
     async def aclose(self) -> None:
         await self._host.aclose()

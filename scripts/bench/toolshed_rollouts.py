@@ -20,8 +20,13 @@ from toolshed.types import Json
 NUM_PROMPTS, NUM_SIBLINGS = 64, 5
 SPEED_UP, CV = 20, 0.3
 SERVICE_S = {
-    "pointing": 1.72, "segmenting": 0.45, "depths": 1.8, "boxing": 0.3, "index": 0.02, "grasping": 2.0,
-}  # fmt: skip
+    "pointing": 1.72,
+    "segmenting": 0.45,
+    "depths": 1.8,
+    "boxing": 0.3,
+    "index": 0.02,
+    "grasping": 2.0,
+}
 REPLICAS = {"pointing": 3, "segmenting": 2, "depths": 2, "boxing": 2, "grasping": 2, "index": 4}
 CHAINS: dict[str, tuple[float, list[list[str]]]] = {
     "one_point": (3 / 11, [["pointing"]]),

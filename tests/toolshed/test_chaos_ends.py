@@ -174,6 +174,7 @@ def test_full_queue_is_busy_at_once_and_starves_nobody(ray_cluster: str, tmp_pat
         served, urgent, told_s = asyncio.run(burst())
         assert outcomes(first) == {"busy": 44} and told_s < 5
         assert outcomes(served) == {"ok": 6} and urgent.status == "ok"
+        assert max(each.timings.queue_s for each in served) > 0.5
         assert scene.executed() == {f"work {i}": 1 for i in [*range(6), 99]}
         order = [each.split()[1] for each in (tmp_path / "runs").read_text().splitlines()]
         assert order.index("99") <= 2, "the interactive session went first"

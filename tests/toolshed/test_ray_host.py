@@ -121,6 +121,7 @@ def test_a_call_that_its_caller_cancels_is_logged(shed: Toolshed, folder: Path) 
 def test_refusals_cross_the_border(shed: Toolshed) -> None:
     (result,) = ask(shed.session(), call("trouble.decline"))
     assert (result.status, result.reason, result.text) == ("refused", "no_mood", "not today")
+    assert 0 < result.timings.run_s < result.timings.total_s and result.timings.transfer_s > 0
 
 
 def test_calls_go_to_the_idlest_replica(shed: Toolshed) -> None:

@@ -84,6 +84,7 @@ def test_a_model_reads_which_variable_a_lost_machine_took_with_it() -> None:
     families: dict[str, Json] = {
         "depth_estimator": {"backend": f"{HERE}:FakeDepth"},
         "vision_ops": {"backend": f"{HERE}:FetchingVisionOps"},
+        "code_executor": {"backend": "light"},
     }
     with Toolshed.open(parse_tools(families)) as shed:
         session = shed.session([picture()])
@@ -95,6 +96,9 @@ def test_a_model_reads_which_variable_a_lost_machine_took_with_it() -> None:
             result = session.call_now(reading)
             assert (result.status, result.reason) == ("refused", "expired_variable")
             assert "$depth_map has expired: the machine that held it is gone" in result.text
+        named: dict[str, Json] = {"expression": "d", "variables": {"d": "$depth_map"}}
+        result = session.call_now(ToolCall(id="3", name="code_executor.eval", arguments=named))
+        assert (result.status, result.reason) == ("refused", "expired_variable")
         made = ToolCall(id="2", name="depth_estimator.estimate_depth", arguments={"image_index": 0})
         assert session.call_now(made).status == "ok"
         assert session.call_now(reading).status == "ok"

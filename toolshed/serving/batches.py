@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from toolshed.backend import Answer, BackEnd, Request
-from toolshed.errors import ToolFailure, ToolRefusal
+from toolshed.errors import CallEnded, ToolFailure, ToolRefusal
 from toolshed.serving.turns import Turnstile
 
 _STICKY = ("illegal memory access", "device-side assert", "unspecified launch failure")
@@ -55,17 +55,29 @@ class Worker:
         if self._max_batch_size > 1:
             key = self._back_end.batch_key(request)
         arrived_s = time.perf_counter()
-        if key is None:
-            with self._turns.turn(request.priority, until_s):
-                queue_s = time.perf_counter() - arrived_s
-                answered = self._asked([request], until_s)[0]
-        else:
-            answered = self._batched(key, request, until_s)
-            run_s = answered.run_s if isinstance(answered, Answer) else 0.0
-            queue_s = max(0.0, time.perf_counter() - arrived_s - run_s)
+        try:
+            if key is None:
+                answered, run_s = self._alone(request, until_s)
+            else:
+                answered = self._batched(key, request, until_s)
+                run_s = answered.run_s if isinstance(answered, Answer) else 0.0
+        except CallEnded as ended:
+            # Its turn did not come.
+            ended.queue_s = time.perf_counter() - arrived_s
+            raise
+        queue_s = max(0.0, time.perf_counter() - arrived_s - run_s)
+        if isinstance(answered, CallEnded):
+            answered.queue_s, answered.run_s = queue_s, run_s
         if isinstance(answered, Exception):
             raise answered
         return replace(answered, queue_s=queue_s)
+
+    def _alone(self, request: Request, until_s: float) -> tuple[Answer | Exception, float]:
+        """The answer, and the seconds that its turn took."""
+        with self._turns.turn(request.priority, until_s):
+            began_s = time.perf_counter()
+            answered = self._asked([request], until_s)[0]
+            return answered, time.perf_counter() - began_s
 
     def _batched(self, key: object, request: Request, until_s: float) -> Answer | Exception:
         ticket = _Ticket(request=request, until_s=until_s)

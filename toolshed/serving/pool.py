@@ -157,8 +157,7 @@ class Pool:
             return None
         if self._stateful and session:
             own = max(self._members, key=lambda each: _rank(session, each.name))
-            # Its calls wait at the replica: here they would hold up those of other sessions.
-            return own if own.full_until_s <= time.monotonic() else None
+            return own if self._has_room(own, time.monotonic()) else None
         if len(self._members) == 1:
             only = self._members[0]
             return only if self._has_room(only, time.monotonic()) else None

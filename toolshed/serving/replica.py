@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request
-from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
+from toolshed.errors import CallEnded, ConfigError, ToolFailure, ToolRefusal
 from toolshed.serving.batches import Worker
 from toolshed.serving.turns import Turnstile
-from toolshed.serving.wire import Asked, Buffers, Inbox, Told, two_parts
+from toolshed.serving.wire import Asked, Buffers, Inbox, Told, Word, two_parts
 
 _BACKLOG = 4
 """Calls that a replica accepts beyond those that it runs, at least: it is not idle between."""
@@ -207,10 +207,10 @@ class Replica:
             )
             answer = self._workers[family].run(request, until_s)
         except ToolRefusal as refusal:
-            return Told("refused", refusal.reason, refusal.text), None
+            return _ended("refused", refusal), None
         except ToolFailure as failure:
             self._device_lost |= failure.reason == "device_lost"
-            return Told("failed", failure.reason, failure.text), None
+            return _ended("failed", failure), None
         return _told(answer)
 
 
@@ -276,6 +276,10 @@ def _told(answer: Answer) -> tuple[Told, Buffers]:
         encode_s=encode_s,
     )
     return told, stored
+
+
+def _ended(word: Word, ended: CallEnded) -> Told:
+    return Told(word, ended.reason, ended.text, queue_s=ended.queue_s, run_s=ended.run_s)
 
 
 def _fetch(references: list[Any], until_s: float) -> list[Any]:

@@ -60,7 +60,12 @@ class RayHost:
         num_retries = 0
         while True:
             asked_s = time.monotonic()
-            member = await pool.acquire(request.priority, request.session, until_s, avoid)
+            try:
+                member = await pool.acquire(request.priority, request.session, until_s, avoid)
+            except ToolFailure as failure:
+                failure.queue_s = queue_s + time.monotonic() - asked_s
+                failure.num_retries = num_retries
+                raise
             sent_s = time.monotonic()
             queue_s += sent_s - asked_s
             try:
@@ -68,6 +73,7 @@ class RayHost:
             except _Lost as lost:
                 may_retry = lost.retry and served.idempotent and not num_retries
                 if not may_retry or time.monotonic() >= until_s:
+                    lost.failure.queue_s += queue_s
                     lost.failure.num_retries = num_retries
                     raise lost.failure from None
                 num_retries += 1
@@ -79,7 +85,9 @@ class RayHost:
                 # Not taken, so this was no attempt.
                 continue
             transfer_s = max(0.0, time.monotonic() - sent_s - told.total_s)
-            answer = _answer(told, stored, request.key, queue_s, transfer_s)
+            if told.word == "refused":
+                raise _refusal(told, queue_s, transfer_s, num_retries)
+            answer = answer_of(told, stored, request.key, queue_s, transfer_s)
             return dataclasses.replace(answer, num_retries=num_retries) if num_retries else answer
 
     async def aclose(self) -> None:
@@ -94,8 +102,38 @@ class RayHost:
         self, pool: Pool, member: Member, request: Request, served: Served, until_s: float
     ) -> tuple[Told, Any]:
         """What the replica says, and the reference of the second part of its reply."""
-        near, far = self._outbox.packed(request)
+        from ray import exceptions
+
         remaining_s = until_s - time.monotonic()
+        try:
+            reference, stored = self._sent(member, request, served, remaining_s)
+        except exceptions.RayError as error:
+            # Here and not there: an object store that is full, or a cluster that is gone.
+            text = f"{request.name} could not be sent: {_first_line(error)}"
+            raise _Lost(ToolFailure("ray_error", text), retry=False) from None
+        told = await self._awaited(pool, member, request, reference, remaining_s)
+        if told.word == "busy":
+            if told.reason == "draining":
+                pool.down(member)
+            else:
+                pool.full(member)
+        elif told.word == "failed":
+            # A replica without memory or GPU may be alone in that. A bug fails everywhere alike,
+            # and a long queue or a lost argument says nothing of who tells it.
+            is_sick = told.reason in ("out_of_memory", "device_lost")
+            if is_sick:
+                pool.went_wrong(member)
+            else:
+                pool.went_well(member, request.method, 0.0)
+            raise _Lost(_failure(request.name, told), retry=is_sick)
+        else:
+            pool.went_well(member, request.method, told.run_s)
+        return told, stored
+
+    def _sent(
+        self, member: Member, request: Request, served: Served, remaining_s: float
+    ) -> tuple[Any, Any]:
+        near, far = self._outbox.packed(request)
         asked = Asked(
             name=request.name,
             tree=near.tree,
@@ -107,24 +145,9 @@ class RayHost:
             budget_s=remaining_s,
         )
         if request.method in served.small:
-            reference, stored = member.call_small.remote(list(asked)), None
-        else:
-            reference, stored = member.call_large.remote(list(asked))
-        told = await self._awaited(pool, member, request, reference, remaining_s)
-        if told.word == "busy":
-            if told.reason == "draining":
-                pool.down(member)
-            else:
-                pool.full(member)
-        elif told.word == "failed":
-            pool.went_wrong(member)
-            text = f"{request.name}: {told.text}"
-            # A bug fails everywhere alike; a replica without memory or GPU may be alone in that.
-            retry = told.reason in ("out_of_memory", "device_lost")
-            raise _Lost(ToolFailure(told.reason, text), retry=retry)
-        else:
-            pool.went_well(member, request.method, told.run_s)
-        return told, stored
+            return member.call_small.remote(list(asked)), None
+        reference, stored = member.call_large.remote(list(asked))
+        return reference, stored
 
     async def _awaited(
         self, pool: Pool, member: Member, request: Request, reference: Any, remaining_s: float
@@ -146,7 +169,7 @@ class RayHost:
             self.service.look_at(member)
             pool.went_wrong(member)
             text = f"{request.name} did not answer within its {remaining_s:.3g} s"
-            raise _Lost(ToolFailure("timeout", text), retry=True) from None
+            raise _Lost(ToolFailure("timeout", text), retry=False) from None
         except exceptions.ActorUnavailableError as error:
             # It may come back, and nobody would tell of that: so it is not given up here.
             pool.full(member, _UNREACHABLE_PAUSE_S)
@@ -189,10 +212,17 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _answer(told: Told, stored: Any, key: str, queue_s: float, transfer_s: float) -> Answer:
-    if told.word == "refused":
-        raise ToolRefusal(told.reason, told.text)
-    return answer_of(told, stored, key, queue_s, transfer_s)
+def _refusal(told: Told, queue_s: float, transfer_s: float, num_retries: int) -> ToolRefusal:
+    refusal = ToolRefusal(told.reason, told.text)
+    refusal.queue_s, refusal.transfer_s = queue_s + told.queue_s, transfer_s
+    refusal.run_s, refusal.num_retries = told.run_s, num_retries
+    return refusal
+
+
+def _failure(name: str, told: Told) -> ToolFailure:
+    failure = ToolFailure(told.reason, f"{name}: {told.text}")
+    failure.queue_s, failure.run_s = told.queue_s, told.run_s
+    return failure
 
 
 def _first_line(error: BaseException) -> str:
