@@ -99,8 +99,7 @@ def measure_calls(folder: Path, repeats: int, num: int, handicap_s: float) -> Fi
                 )
             )
         made = len(rows) * num * 7
-        num_executed = executed(shed, "plain") - before
-        assert num_executed == made, f"{num_executed} executions of {made} calls"
+        check_executed(shed, "plain", before + made)
         logged = sum(1 for _ in (folder / "calls.jsonl").open())
         assert logged >= made, f"{logged} lines for {made} calls"
         for actor in raw:
@@ -142,6 +141,7 @@ def measure_arrays(folder: Path, repeats: int, num: int) -> Figures:
             for _ in range(repeats + 1)
         ][1:]
         copied = _bytes_seen(lambda: asyncio.run(_make_and_take(shed)))
+        check_executed(shed, "arrays", 1 + (repeats + 1) * num + 2)
         _kill(raw)
     return {
         "array_50mb_ratio": _median(row[1] / row[0] for row in rows),
@@ -207,6 +207,7 @@ def measure_uneven(folder: Path, repeats: int, seed: int, *, pinned: bool) -> Fi
         for _ in range(repeats):
             for name, each in kinds.items():
                 results[name].append(asyncio.run(_uneven(each, naps_s)))
+        check_executed(shed, "plain", repeats * len(naps_s))
         noop = [
             asyncio.run(_p50_s(echoed, 100)) / asyncio.run(_p50_s(raw_echo, 100))
             for _ in range(repeats)
@@ -282,6 +283,12 @@ def executed(shed: Toolshed, name: str) -> int:
         [each.actor.health.options(concurrency_group="health").remote() for each in members]
     )
     return sum(each.num_executed for each in healths)
+
+
+def check_executed(shed: Toolshed, name: str, num_calls: int) -> None:
+    """What was not executed was not measured."""
+    num = executed(shed, name)
+    assert num == num_calls, f"{name}: {num} executions of {num_calls} calls"
 
 
 def _raw_actors(num: int) -> list[Any]:
