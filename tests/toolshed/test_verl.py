@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gc
 import json
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +18,14 @@ from PIL import Image
 
 from tests.toolshed.agent_loop import AgentData, method_tool, turn
 from tests.toolshed.fake_tools import HERE
-from toolshed import images
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
-from toolshed.images import ImageSource
-from toolshed.integration import opened, trajectory, verl
+from toolshed.integration import opened, verl
 from toolshed.integration.verl import ToolshedCodeTool, ToolshedMethodTool
 from toolshed.schemas import schemas_of
 from toolshed.shed import Toolshed
 from toolshed.tabletop.state import initial_state
 from toolshed.tabletop.world import World
-from toolshed.types import ToolImage
 
 
 @pytest.fixture(autouse=True)
@@ -129,58 +124,6 @@ def test_the_prompts_pictures_may_come_with_depth(scene: Image.Image, tmp_path: 
         return response.text
 
     assert str(asyncio.run(loop())).startswith("Estimated depth map for 448x336 image.")
-
-
-@pytest.mark.parametrize("form", ["path", "uri"])
-def test_pictures_are_loaded_once_a_trajectory_and_only_looked_at_before(
-    scene: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
-    file = tmp_path / "a.png"
-    scene.save(file)
-    uri = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-    given = {"images": [{"image": str(file) if form == "path" else uri}]}
-    loaded: list[threading.Thread] = []
-
-    def load_image(source: ImageSource) -> ToolImage:
-        loaded.append(threading.current_thread())
-        return images.load_image(source)
-
-    monkeypatch.setattr(trajectory, "load_image", load_image)
-    points = method_tool("roborefer.detect_one")
-
-    async def one(data: AgentData) -> None:
-        instance, _ = await points.create(create_kwargs=given)
-        assert len(loaded) in (0, 1)
-        asked: dict[str, object] = {"obj_name": "blue object", "image_index": 0}
-        response, _, _ = await points.execute(instance, asked, agent_data=data)
-        await points.release(instance)
-        assert str(response.text).startswith("Detected")
-
-    async def loop() -> None:
-        for _ in range(3):
-            await points.create(create_kwargs=given)
-        assert not loaded
-        data = AgentData(scene.resize((112, 84)))
-        await asyncio.gather(*(one(data) for _ in range(4)))
-        await one(data)
-
-    asyncio.run(loop())
-    assert len(loaded) == 1 and loaded[0] is not threading.main_thread()
-
-
-def test_a_damaged_or_missing_picture_is_told_at_once(tmp_path: Path) -> None:
-    points = method_tool("roborefer.detect_one")
-    (tmp_path / "text.png").write_text("no picture")
-    wrong: list[tuple[object, str]] = [
-        (str(tmp_path / "none.png"), "does not exist"),
-        ({"image": str(tmp_path / "text.png")}, "cannot be read"),
-        ({"image": "data:image/png;base64,AAAA"}, "cannot be read"),
-        ({"image": "a.png", "depth": 3}, "depth of a picture is a int"),
-        (3, "no picture of a conversation"),
-    ]
-    for picture, told in wrong:
-        with pytest.raises(ConfigError, match=told):
-            asyncio.run(points.create(create_kwargs={"images": [picture]}))
 
 
 def test_what_one_tool_is_given_the_others_of_the_trajectory_know(scene: Image.Image) -> None:
