@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TypeAlias
+from concurrent.futures import Future
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 
 from toolshed.arrays import ByIdentity, num_bytes
 from toolshed.backend import Answer, Request
+from toolshed.byte_lru import Abandoned, SingleFlight
 from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.hosting import Host
 from toolshed.types import Point, StoredArray, ToolImage
@@ -23,37 +24,47 @@ from toolshed.types import Point, StoredArray, ToolImage
 Remembered: TypeAlias = Answer | ToolRefusal
 
 
-class RememberingHost:
-    """Answers equal calls once: while one runs the others wait for it, later ones look it up.
+class _Flight(Future[Remembered]):
+    """A call under way in one event loop. There callers wait for its task; those of other loops
+    wait for this, and as long as somebody there waits for the task, that loop runs."""
 
-    Only for families whose back-ends are deterministic. Failures are never remembered.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self.task: asyncio.Task[Remembered] | None = None
+        self.num_near = 0
+        """Callers in ``loop``; read and written there alone."""
+
+
+class RememberingHost:
+    """Answers equal calls of ``families`` once, whichever threads and event loops they come from;
+    what is remembered takes ``max_bytes`` at most."""
 
     def __init__(self, host: Host, families: Sequence[str], *, max_bytes: int = 64 << 20) -> None:
         self._host = host
         self._families = frozenset(families)
-        self._max_bytes = max_bytes
-        self._num_bytes = 0
-        self._kept: OrderedDict[str, tuple[Remembered, int]] = OrderedDict()
-        self._running: dict[str, asyncio.Task[Remembered]] = {}
+        self._answers: SingleFlight[Remembered] = SingleFlight(max_bytes, _Flight)
         self._digests = ByIdentity[bytes]()
 
     async def call(self, request: Request) -> Answer:
         if request.family not in self._families:
             return await self._host.call(request)
         key = self._key(request)
-        known = self._kept.get(key)
-        if known is not None:
-            self._kept.move_to_end(key)
-            return _unpacked(known[0])
-        task = self._running.get(key)
-        if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = asyncio.create_task(self._ask(dataclasses.replace(request, key=key)))
-            self._running[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
-        # A caller that gives up must not take the answer from those who wait for the same one.
-        answered = await asyncio.shield(task)
-        return answered if isinstance(answered, Answer) else _unpacked(answered)
+        while True:
+            flight, is_first = self._answers.enter(key)
+            assert isinstance(flight, _Flight)
+            if flight.done() and flight.exception() is None:
+                return _unpacked(flight.result())
+            if is_first:
+                request = dataclasses.replace(request, key=key)
+                flight.task = asyncio.create_task(self._ask(request, flight))
+            try:
+                if flight.loop is asyncio.get_running_loop():
+                    answered = await self._near(key, flight)
+                    return answered if isinstance(answered, Answer) else _raise(answered, is_first)
+                return _unpacked(await asyncio.wrap_future(flight))
+            except Abandoned:
+                continue
 
     async def aclose(self) -> None:
         await self._host.aclose()
@@ -61,34 +72,39 @@ class RememberingHost:
     def close(self) -> None:
         self._host.close()
 
-    async def _ask(self, request: Request) -> Remembered:
+    async def _near(self, key: str, flight: _Flight) -> Remembered:
+        """Wait in the flight's own loop. A caller that gives up takes nothing from the others, but
+        with the last of them the call is given up: the loop may stand still from then on."""
+        task = flight.task
+        assert task is not None, "it is made before anybody else in this loop has a turn"
+        flight.num_near += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            flight.num_near -= 1
+            if not flight.num_near:
+                # Both of no effect where the call has ended.
+                self._answers.drop(key, flight)
+                task.cancel()
+
+    async def _ask(self, request: Request, flight: _Flight) -> Remembered:
         answered: Remembered
         try:
-            answered = await self._host.call(request)
-        except ToolRefusal as refusal:
-            answered = refusal
+            try:
+                answered = await self._host.call(request)
+            except ToolRefusal as refusal:
+                answered = refusal
+            size = 1024 + (num_bytes(answered) if isinstance(answered, Answer) else 0)
+            self._answers.land(request.key, flight, answered, size)
         except ToolFailure as failure:
             if failure.reason == "expired":
                 # Which of the remembered arrays went with the node that held them is not known.
-                self._kept.clear()
-                self._num_bytes = 0
+                self._answers.clear()
+            self._answers.drop(request.key, flight, failure)
             raise
-        self._keep(request.key, answered)
+        finally:
+            self._answers.drop(request.key, flight)
         return answered
-
-    def _keep(self, key: str, answered: Remembered) -> None:
-        size = 1024 + (num_bytes(answered) if isinstance(answered, Answer) else 0)
-        # Two event loops may have executed the same call at the same time.
-        _, replaced = self._kept.pop(key, (None, 0))
-        self._kept[key] = (answered, size)
-        self._num_bytes += size - replaced
-        while self._num_bytes > self._max_bytes:
-            _, (_, dropped) = self._kept.popitem(last=False)
-            self._num_bytes -= dropped
-
-    def _forget(self, key: str, task: asyncio.Task[Remembered]) -> None:
-        if self._running.get(key) is task:
-            del self._running[key]
 
     def _key(self, request: Request) -> str:
         parts = [(name, self._content(value)) for name, value in request.arguments.items()]
@@ -116,9 +132,18 @@ class RememberingHost:
         return (array.dtype.str, array.shape, digest)
 
 
+def _raise(refusal: ToolRefusal, is_first: bool) -> NoReturn:
+    """A copy, because one that is raised again and again keeps every frame it passed."""
+    copy = ToolRefusal(refusal.reason, refusal.text)
+    if is_first:
+        copy.queue_s, copy.transfer_s = refusal.queue_s, refusal.transfer_s
+        copy.run_s, copy.num_retries = refusal.run_s, refusal.num_retries
+    raise copy
+
+
 def _unpacked(answered: Remembered) -> Answer:
     if isinstance(answered, ToolRefusal):
-        raise ToolRefusal(answered.reason, answered.text)
+        _raise(answered, is_first=False)
     return dataclasses.replace(
         answered, queue_s=0.0, transfer_s=0.0, run_s=0.0, encode_s=0.0, num_retries=0
     )

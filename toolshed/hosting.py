@@ -7,14 +7,21 @@ broke. In this process a bug of a back-end propagates, so that tests meet the bu
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request, Voice
+from toolshed.budget import Budget, spending
 from toolshed.config import FamilyConfig, ToolshedConfig
+from toolshed.errors import ToolFailure
 from toolshed.registry import backend_of, contract_of
 from toolshed.toolset import ToolSet
+
+_GRACE_S = 20.0
+"""How much longer than its budget a call beside the caller may take before it is given up: a
+back-end that keeps to its budget says itself how it ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +107,11 @@ def placed(served: Served, *, local: bool) -> tuple[BackEndSpec, str | None]:
 
 
 class LocalHost:
-    """Back-ends in this process: one call at a time, but for those that wait for others."""
+    """Back-ends in this process: one call at a time, but for those that wait for others.
+
+    A call runs in its caller's thread and nothing stops it: ``timeout_s`` and the other keys of
+    replicas are not looked at. They count where calls run in processes of their own.
+    """
 
     def __init__(self, families: Sequence[Served]) -> None:
         self._back_ends = {each.name: BackEnd(placed(each, local=True)[0]) for each in families}
@@ -120,16 +131,30 @@ class LocalHost:
 class BesideHost:
     """Families that call tools of their session work in the caller's process, whatever serves the
     others: the session is here, so no call has to find its way back to it, and what they compute
-    is done in child processes anyway."""
+    is done in child processes anyway. ``here`` answers for them.
 
-    def __init__(self, others: Host, families: Sequence[Served]) -> None:
-        self._others = others
-        self._here = LocalHost(families)
-        self._names = frozenset(each.name for each in families)
+    Of their keys ``timeout_s`` and ``max_queue`` count, and the session's priority does: each call
+    has one budget, which its back-end reads (``toolshed.budget``).
+    """
+
+    def __init__(self, others: Host, here: Host, families: Sequence[Served]) -> None:
+        self._others, self._here = others, here
+        self._configs = {each.name: each.config for each in families}
 
     async def call(self, request: Request) -> Answer:
-        host = self._here if request.family in self._names else self._others
-        return await host.call(request)
+        config = self._configs.get(request.family)
+        if config is None:
+            return await self._others.call(request)
+        budget = Budget.of(config.timeout_s, config.max_queue, request.priority)
+        try:
+            with spending(budget):
+                async with asyncio.timeout(config.timeout_s + _GRACE_S):
+                    answer = await self._here.call(request)
+        except TimeoutError:
+            text = f"{request.name} did not end within its {config.timeout_s:g} s"
+            raise ToolFailure("timeout", text) from None
+        run_s = max(0.0, answer.run_s - budget.queue_s)
+        return dataclasses.replace(answer, queue_s=budget.queue_s, run_s=run_s)
 
     async def aclose(self) -> None:
         self._here.close()

@@ -106,6 +106,9 @@ class Session:
         finally:
             self._under_way.remove(done)
             done.set()
+            if not self._under_way:
+                # Every later call comes after whatever was written until now.
+                self._written.clear()
 
     async def _recorded(
         self, call: ToolCall, earlier: Sequence[asyncio.Event], order: _Order, chain: _Chain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,8 +12,7 @@ from toolshed.backend import Priority
 from toolshed.caching import RememberingHost
 from toolshed.call_log import CallLog
 from toolshed.config import ToolshedConfig, load_tools, replaced
-from toolshed.errors import ConfigError
-from toolshed.hosting import BesideHost, Host, LocalHost, served_families
+from toolshed.hosting import BesideHost, Host, LocalHost, Served, served_families
 from toolshed.metrics import Meter
 from toolshed.session import Session
 from toolshed.toolset import ToolSet
@@ -54,23 +54,40 @@ class Toolshed:
         here = [each for each in served if each.calls_tools]
         families = [each for each in served if not each.calls_tools]
         meter = Meter(tools.methods)
-        log = None if loaded.call_log is None else CallLog(loaded.call_log)
-        opened: Host
-        if loaded.host == "ray":
+        # Whatever goes wrong, what is open until then is closed again; what costs most comes last.
+        with contextlib.ExitStack() as opened:
+            log = None if loaded.call_log is None else CallLog(loaded.call_log)
+            if log is not None:
+                opened.callback(log.close)
+            beside = LocalHost(here)
+            answering = cls._opened(loaded, families, meter, opened)
+            if here:
+                answering = BesideHost(answering, beside, here)
+            shed = cls(loaded, tools, answering, meter, log)
+            opened.pop_all()
+        return shed
+
+    @staticmethod
+    def _opened(
+        config: ToolshedConfig,
+        families: Sequence[Served],
+        meter: Meter,
+        opened: contextlib.ExitStack,
+    ) -> Host:
+        """The host of the families that are not beside the caller."""
+        inner: Host
+        if config.host == "ray":
             from toolshed.serving.router import RayHost
 
-            opened = RayHost(loaded, families)
-            opened.service.report(meter)
+            ray_host = RayHost(config, families)
+            opened.callback(ray_host.close)
+            ray_host.service.report(meter)
+            inner = ray_host
         else:
-            opened = LocalHost(families)
+            inner = LocalHost(families)
+            opened.callback(inner.close)
         remembered = [each.name for each in families if each.config.cache and each.idempotent]
-        remembering: Host = RememberingHost(opened, remembered)
-        try:
-            beside = BesideHost(remembering, here) if here else remembering
-            return cls(loaded, tools, beside, meter, log)
-        except ConfigError:
-            opened.close()
-            raise
+        return RememberingHost(inner, remembered)
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:

@@ -10,6 +10,10 @@ from toolshed.arrays import num_bytes
 from toolshed.errors import ToolRefusal
 from toolshed.types import Variable
 
+NUM_GONE = 256
+"""Names that have gone of which a session remembers why; of more the first are as unknown as names
+that never were."""
+
 
 class Variables(Mapping[str, Variable]):
     """Variables by name. Reading one counts as its use.
@@ -30,6 +34,7 @@ class Variables(Mapping[str, Variable]):
         self._most, self._max_bytes, self._seconds, self._clock = most, max_bytes, seconds, clock
         self._kept: OrderedDict[str, tuple[Variable, float]] = OrderedDict()
         self._gone: dict[str, str] = {}
+        """Why, by name, in the order in which they went."""
 
     def __getitem__(self, name: str) -> Variable:
         self._expire()
@@ -85,6 +90,7 @@ class Variables(Mapping[str, Variable]):
     def clear(self) -> None:
         """Drop everything, as at the end of a session."""
         self._kept.clear()
+        self._gone.clear()
 
     def _expire(self) -> None:
         """The least recently used come first, so the first that is young enough ends the search."""
@@ -99,3 +105,5 @@ class Variables(Mapping[str, Variable]):
     def _drop(self, name: str, why: str) -> None:
         del self._kept[name]
         self._gone[name] = why
+        while len(self._gone) > NUM_GONE:
+            del self._gone[next(iter(self._gone))]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,18 +21,20 @@ from toolshed.caching import RememberingHost
 from toolshed.errors import ToolFailure, ToolRefusal
 from toolshed.types import TextReply
 
+T = TypeVar("T")
+
 
 class CountingHost:
     """Answers every request with its first argument, after a moment; counts executions."""
 
-    def __init__(self, *, fails: int = 0) -> None:
+    def __init__(self, *, fails: int = 0, seconds: float = 0.001) -> None:
         self.executed: Counter[str] = Counter()
-        self.fails = fails
+        self.fails, self.seconds = fails, seconds
 
     async def call(self, request: Request) -> Answer:
         text = str(request.arguments["x"])
         self.executed[text] += 1
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(self.seconds)
         if self.fails:
             self.fails -= 1
             raise ToolFailure("replica_died", "gone")
@@ -46,9 +51,11 @@ def asked(x: object, family: str = "f") -> Request:
     return Request(family=family, method="m", arguments={"x": x})
 
 
-def make(**settings_: int) -> tuple[CountingHost, RememberingHost]:
-    inner = CountingHost(fails=settings_.pop("fails", 0))
-    return inner, RememberingHost(inner, ["f"], **settings_)
+def make(
+    *, fails: int = 0, seconds: float = 0.001, max_bytes: int = 64 << 20
+) -> tuple[CountingHost, RememberingHost]:
+    inner = CountingHost(fails=fails, seconds=seconds)
+    return inner, RememberingHost(inner, ["f"], max_bytes=max_bytes)
 
 
 def many(host: RememberingHost, requests: Sequence[Request]) -> list[Answer | BaseException]:
@@ -111,18 +118,89 @@ def test_memory_is_bounded_and_the_least_used_goes_first() -> None:
     for value in (1, 2, 3, 1, 4, 1, 2):
         many(host, [asked(value)])
     assert inner.executed == {"1": 1, "2": 2, "3": 1, "4": 1}
-    assert host._num_bytes == 1024 * len(host._kept) <= 3 * 1024
+    assert host._answers.num_bytes == 1024 * len(host._answers) <= 3 * 1024
 
 
 def test_loops_of_several_threads_do_not_spoil_the_count_of_bytes() -> None:
     _, host = make(max_bytes=5 * 1024)
+    outcomes: list[Answer | BaseException] = []
+
+    def work(seed: int) -> None:
+        for turn in range(30):
+            outcomes.extend(many(host, [asked((value * seed + turn) % 8) for value in range(8)]))
+
+    joined([started(lambda seed=seed: work(seed)) for seed in (1, 3, 5, 7, 1, 3, 5, 7)])  # type: ignore[misc]
+    assert len(outcomes) == 8 * 30 * 8 and all(isinstance(each, Answer) for each in outcomes)
+    assert host._answers.num_bytes == 1024 * len(host._answers) == 5 * 1024
+    assert host._answers.num_flights == 0
+
+
+@contextmanager
+def standing_loop() -> Iterator[Callable[[Coroutine[object, object, T]], T]]:
+    """A loop that stands still between calls, as those of ``run_now`` do."""
+    with asyncio.Runner() as runner:
+        yield runner.get_loop().run_until_complete
+
+
+def test_equal_calls_of_several_threads_are_executed_once() -> None:
+    inner, host = make(seconds=0.2)
+    outcomes: list[Answer] = []
 
     def work() -> None:
-        for _ in range(20):
-            many(host, [asked(value) for value in range(8)])
+        with standing_loop() as run:
+            outcomes.extend(run(host.call(asked(value))) for value in range(3))
 
-    joined([started(work) for _ in range(3)])
-    assert host._num_bytes == 1024 * len(host._kept) == 5 * 1024
+    joined([started(work) for _ in range(8)])
+    assert len(outcomes) == 24
+    assert inner.executed == {"0": 1, "1": 1, "2": 1}
+
+
+def test_those_of_other_loops_share_a_failure_and_a_refusal() -> None:
+    inner, host = make(fails=1, seconds=0.5)
+    outcomes: list[Answer | BaseException] = []
+    start = threading.Barrier(4)
+
+    def work(value: object) -> None:
+        start.wait(60)
+        outcomes.extend(many(host, [asked(value)]))
+
+    for value, kind in ((1, ToolFailure), ("refused", ToolRefusal)):
+        threads = [started(lambda value=value: work(value)) for _ in range(4)]  # type: ignore[misc]
+        joined(threads)
+        assert len(outcomes) == 4 and all(isinstance(each, kind) for each in outcomes)
+        assert inner.executed[str(value)] == 1
+        outcomes.clear()
+
+
+@pytest.mark.parametrize("loop_goes_on", [False, True])
+def test_a_loop_that_gives_up_leaves_its_call_to_the_others(loop_goes_on: bool) -> None:
+    inner, host = make(seconds=1.0)
+    asking = threading.Event()
+    outcomes: list[Answer] = []
+
+    async def impatient() -> None:
+        call = asyncio.create_task(host.call(asked(1)))
+        await asyncio.sleep(0.1)
+        asking.set()
+        await asyncio.sleep(0.5)
+        call.cancel()
+        if loop_goes_on:
+            await asyncio.sleep(2)
+
+    def first() -> None:
+        with standing_loop() as run:
+            run(impatient())
+            # The loop stands still, with the call in it.
+            joined(others)
+
+    def patient() -> None:
+        asking.wait(60)
+        with standing_loop() as run:
+            outcomes.append(run(host.call(asked(1))))
+
+    others = [started(patient), started(patient)]
+    joined([started(first)])
+    assert [each.text for each in outcomes] == ["1", "1"] and inner.executed["1"] == 2
 
 
 def test_arrays_are_told_apart_by_content_type_and_shape() -> None:

@@ -68,9 +68,43 @@ def test_callers_without_end_take_no_memory_without_end(monkeypatch: pytest.Monk
     monkeypatch.setattr(reports, "_MOST_CALLERS", 5)
     ledger = Ledger()
     for number in range(50):
-        ledger.push(report(f"caller {number}", 2))
+        ledger.push(report(f"closed {number}", 2, closing=True))
     assert num_calls(ledger) == 100
     assert len(ledger._callers) == 5
+    monkeypatch.setattr(reports, "_FORGOTTEN_S", 0.0)
+    for number in range(50):
+        ledger.push(report(f"killed {number}", 2))
+    assert num_calls(ledger) == 200
+    assert len(ledger._callers) == 5
+
+
+@pytest.mark.parametrize("num_callers", [400, 1400])
+def test_many_living_callers_are_counted_once_each(num_callers: int) -> None:
+    ledger = Ledger()
+    for turn in range(1, 5):
+        for number in range(num_callers):
+            ledger.push(report(f"caller {number}", turn))
+        assert num_calls(ledger) == turn * num_callers
+    assert len(shown(ledger).programs) == num_callers
+    for number in range(0, num_callers, 2):
+        for _ in range(2):
+            ledger.push(report(f"caller {number}", 5, closing=True))
+    assert num_calls(ledger) == 5 * (num_callers // 2) + 4 * (num_callers // 2)
+    assert len(shown(ledger).programs) == num_callers // 2
+
+
+def test_one_who_was_silent_speaks_again_and_is_not_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reports, "_FORGOTTEN_S", 0.0)
+    ledger = Ledger()
+    ledger.push(report("silent", 3))
+    for number in range(300):
+        ledger.push(report(f"caller {number}", 1))
+    ledger.push(report("silent", 4))
+    assert num_calls(ledger) == 304
+    (tally,) = shown(ledger).tallies.values()
+    assert sum(tally.buckets) == 304 and tally.stages_s[-1] == pytest.approx(3.04)
 
 
 def test_seconds_add_up_over_callers_and_the_old_ones_go() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.toolshed.fake_tools import HERE, FakeDepth, picture
 from toolshed.arrays import ByIdentity
 from toolshed.config import ToolshedConfig, parse_tools, replaced
+from toolshed.errors import ConfigError
 from toolshed.session import Session
 from toolshed.shed import Toolshed
 from toolshed.tabletop.state import WorldState
@@ -201,6 +203,62 @@ def test_a_failing_robot_call_leaves_the_world(shed: Toolshed) -> None:
     with pytest.raises(RuntimeError):
         ask(session, call("robot.get_depth_with_pointcloud"))
     assert session.world is before
+
+
+class Bug:
+    """A back-end that cannot be made, and nobody foresaw it."""
+
+    def __init__(self) -> None:
+        raise LookupError("a bug")
+
+    def __getattr__(self, name: str) -> object:
+        return None
+
+
+class Watched:
+    """Stands for what serves the other families, and says what became of it."""
+
+    made: list[Watched]
+
+    def __init__(self, config: ToolshedConfig, families: object) -> None:
+        self.made.append(self)
+        self.service = self
+        self.is_closed = False
+
+    def report(self, meter: object) -> None:
+        raise LookupError("a bug")
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_what_works_beside_the_caller_is_tried_before_replicas_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Watched, "made", [], raising=False)
+    monkeypatch.setattr("toolshed.serving.router.RayHost", Watched)
+    monkeypatch.setattr("toolshed.sandbox.levels.missing_for", lambda level: "a wish")
+    code: Json = {"backend": "light", "arguments": {"require_level": "sandlock"}}
+    with pytest.raises(ConfigError, match="sandlock needs a wish"):
+        Toolshed.open(
+            parse_tools({"host": "ray", "robot": {"backend": "light"}, "code_executor": code})
+        )
+    assert Watched.made == []
+
+
+def test_an_opening_that_fails_closes_what_was_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Watched, "made", [], raising=False)
+    monkeypatch.setattr("toolshed.serving.router.RayHost", Watched)
+    before = len(os.listdir("/proc/self/fd"))
+    log = str(tmp_path / "calls.jsonl")
+    with pytest.raises(LookupError):
+        Toolshed.open(config(tmp_path, host="ray", call_log=log))
+    assert [each.is_closed for each in Watched.made] == [True]
+    with pytest.raises(LookupError):
+        Toolshed.open(parse_tools({"call_log": log, "robot": {"backend": f"{__name__}:Bug"}}))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_facts_about_arrays_end_with_the_arrays() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from tests.toolshed.fake_tools import HERE, picture
 from toolshed.config import parse_tools
 from toolshed.errors import ToolFailure, ToolRefusal
+from toolshed.session import Session
 from toolshed.shed import Toolshed
 from toolshed.types import Json, StoredArray, ToolCall, Variable
-from toolshed.variables import Variables
+from toolshed.variables import NUM_GONE, Variables
 
 
 class Clock:
@@ -40,6 +43,39 @@ def test_the_least_used_goes_first_and_its_name_is_remembered() -> None:
     variables.check_not_gone("never there")
     variables.keep(variable("b"))
     variables.check_not_gone("b")
+
+
+def test_names_that_a_model_chooses_take_no_memory_without_end() -> None:
+    variables = kept(Clock())
+    for number in range(3 + NUM_GONE + 50):
+        variables.keep(variable(f"name_{number}"))
+    assert len(variables._gone) == NUM_GONE
+    variables.check_not_gone("name_49")
+    with pytest.raises(ToolRefusal, match="has expired"):
+        variables.check_not_gone("name_50")
+    variables.clear()
+    assert not variables._gone
+
+
+def test_a_session_keeps_no_order_of_names_once_its_calls_have_ended() -> None:
+    config = parse_tools({"vlm": {"backend": f"{HERE}:FakePointing"}})
+
+    async def turns(session: Session) -> None:
+        for turn in range(20):
+            names = [f"cup {turn} {number}" for number in range(3)]
+            calls = [
+                ToolCall(
+                    id=name, name="vlm.detect_one", arguments={"obj_name": name, "image_index": 0}
+                )
+                for name in names
+            ]
+            results = await asyncio.gather(*(session.call(each) for each in calls))
+            assert all(each.status == "ok" for each in results)
+
+    with Toolshed.open(config) as shed:
+        session = shed.session([picture()])
+        asyncio.run(turns(session))
+        assert len(session.variables) == 60 and not session._written
 
 
 def test_a_variable_expires_when_nobody_uses_it() -> None:

@@ -179,13 +179,13 @@ def test_what_is_kept_in_the_store_is_bounded(
     outbox, arrays = Outbox(), [np.full(20_000, i) for i in range(10)]
     for array in arrays:
         send(outbox, a=array)
-        assert outbox._num_bytes == 160_000 * len(outbox._sent) <= 3 * 160_000
+        assert outbox._sent.num_bytes == 160_000 * len(outbox._sent) <= 3 * 160_000
     send(outbox, a=arrays[-1])
     assert len(store.objects) == 10
     send(outbox, a=arrays[0])
     assert len(store.objects) == 11, "it had been dropped"
     outbox.clear()
-    assert not outbox._sent and outbox._num_bytes == 0
+    assert not len(outbox._sent) and outbox._sent.num_bytes == 0
 
 
 def test_threads_send_a_picture_once_too(store: Store) -> None:
@@ -199,7 +199,7 @@ def test_threads_send_a_picture_once_too(store: Store) -> None:
 
     joined([started(work) for _ in range(4)])
     assert len(store.objects) == 20
-    assert outbox._num_bytes == sum(each.num_bytes for each in outbox._sent.values())
+    assert len(outbox._sent) == 20
 
 
 def sent(key: str, array: np.ndarray) -> tuple[Sent, list[Any]]:
@@ -234,7 +234,7 @@ def test_what_a_replica_keeps_is_bounded_and_the_least_used_goes(
     get = counting({key: buffers for key, (_, buffers) in made.items()}, fetched)
     for key in ("0", "1", "2", "0", "3", "0", "1"):
         inbox.unpacked(asked({"a": made[key][0]}), get)
-        assert inbox._num_bytes == 800 * len(inbox._fetched) <= 3 * 800
+        assert inbox._fetched.num_bytes == 800 * len(inbox._fetched) <= 3 * 800
     assert fetched == {"0": 1, "1": 2, "2": 1, "3": 1}
 
 

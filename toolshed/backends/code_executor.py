@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import re
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from toolshed.budget import Budget, Places, current_budget
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.images import make_image
 from toolshed.sandbox.levels import LEVELS, Ended, Finished, Job, Level, Limits, choose
@@ -19,7 +18,9 @@ from toolshed.tools.code import CodeExecutor
 from toolshed.types import CodeRun, Json, Point, Stored, ToolImage, Variable
 
 _FENCED = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\r?\n(.*?)\r?\n?[ \t]*```", re.DOTALL | re.I)
-_QUEUE_S = 30.0
+_FAIR_SHARE = 0.9
+"""A program that had this share of its wall time was too slow by itself; one that had less because
+its call had waited met a limit of the machine."""
 _REACHED: dict[Ended, str] = {
     "cpu": "ran for more than {cpu_s:g} s of processor time",
     "wall": "took longer than {wall_s:g} s",
@@ -42,9 +43,7 @@ class SandboxedCode(CodeExecutor):
             raise ConfigError(f"code_executor: max_running = {max_running}; at least 1")
         self._sandbox = choose(LEVELS.get(require_level) if require_level is not None else None)
         self._limits = Limits()
-        self._max_running = max_running
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
-        self._places = WeakKeyDictionary()
+        self._places = Places(max_running)
 
     def level(self) -> Level:
         """The sandbox that code is run in."""
@@ -67,29 +66,29 @@ class SandboxedCode(CodeExecutor):
         tools: SessionTools,
         variables: dict[str, object] | None,
     ) -> CodeRun:
-        job = Job(
-            code=code,
-            mode=mode,
-            variables={name: plain_value(each) for name, each in (variables or {}).items()},
-            tools=tools.shown,
-        )
         calls: list[str] = []
 
         async def answer(name: str, arguments: dict[str, Any]) -> Reply:
             calls.append(name)
             return await _answer(tools, name, arguments)
 
-        place = self._place()
+        budget = current_budget()
+        await self._places.take(budget)
         try:
-            async with asyncio.timeout(_QUEUE_S):
-                await place.acquire()
-        except TimeoutError:
-            raise ToolFailure("busy", f"code waited {_QUEUE_S:g} s for its turn") from None
-        try:
-            found = await run_job(self._sandbox, job, answer, self._limits)
+            job = Job(
+                code=code,
+                mode=mode,
+                variables={name: plain_value(each) for name, each in (variables or {}).items()},
+                tools=tools.shown,
+            )
+            limits, is_fair = self._limits_of(budget)
+            found = await run_job(self._sandbox, job, answer, limits)
         finally:
-            place.release()
-        self._check_end(mode, found)
+            self._places.give_back()
+        if found.ended == "wall" and not is_fair:
+            told = f"the program had {limits.wall_s:.3g} s left of {budget.seconds:g} s"
+            raise ToolFailure("timeout", f"{told}; its call waited {budget.queue_s:.3g} s")
+        _check_end(mode, found, limits)
         return CodeRun(
             result=_result(found),
             text=found.text,
@@ -100,27 +99,29 @@ class SandboxedCode(CodeExecutor):
             calls=tuple(calls),
         )
 
-    def _place(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        return self._places.setdefault(loop, asyncio.Semaphore(self._max_running))
+    def _limits_of(self, budget: Budget) -> tuple[Limits, bool]:
+        """The limits of a run that starts now: it may last as long as the budget does. And whether
+        the program is to blame where that is too short for it."""
+        whole_s = min(self._limits.wall_s, budget.seconds)
+        wall_s = min(whole_s, budget.left_s)
+        return dataclasses.replace(self._limits, wall_s=wall_s), wall_s >= _FAIR_SHARE * whole_s
 
-    def _check_end(self, mode: str, found: Finished) -> None:
-        """A run that was ended at a limit is refused: its code was wrong, the machine was not."""
-        field = "code" if mode == "exec" else "expression"
-        if found.ended == "died":
-            raise ToolRefusal("died", f"{field}: the program ended without a result{_tail(found)}")
-        limits = self._limits
-        told = _REACHED.get(found.ended)
-        if told is not None:
-            sizes = {
-                "memory_mb": limits.memory_bytes >> 20,
-                "disk_mb": limits.disk_bytes >> 20,
-                "output_mb": limits.output_bytes >> 20,
-            }
-            reached = told.format(**dataclasses.asdict(limits), **sizes)
-            raise ToolRefusal(
-                f"limit_{found.ended}", f"{field}: the program {reached} and was stopped"
-            )
+
+def _check_end(mode: str, found: Finished, limits: Limits) -> None:
+    """A run that was ended at a limit is refused: its code was wrong, the machine was not."""
+    field = "code" if mode == "exec" else "expression"
+    if found.ended == "died":
+        raise ToolRefusal("died", f"{field}: the program ended without a result{_tail(found)}")
+    told = _REACHED.get(found.ended)
+    if told is not None:
+        sizes = {
+            "memory_mb": limits.memory_bytes >> 20,
+            "disk_mb": limits.disk_bytes >> 20,
+            "output_mb": limits.output_bytes >> 20,
+            "wall_s": round(limits.wall_s, 1),
+        }
+        reached = told.format(**{**dataclasses.asdict(limits), **sizes})
+        raise ToolRefusal(f"limit_{found.ended}", f"{field}: the program {reached} and was stopped")
 
 
 def without_fences(code: str) -> str:

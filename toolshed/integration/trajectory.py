@@ -6,6 +6,7 @@ first, and in the loop's list once the loop has taken them over.
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from toolshed.errors import ConfigError
-from toolshed.images import ImageSource, load_image, make_image
+from toolshed.images import ImageSource, check_image, load_image, make_image
 from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolImage, Variable
 
@@ -42,12 +43,13 @@ class Start:
 
     scene: int | None = None
     """Seed of the robot's world."""
-    images: tuple[ToolImage, ...] = ()
-    """The prompt's pictures in the resolution that tools see, with depth and focal length."""
+    images: tuple[object, ...] = ()
+    """The prompt's pictures in the resolution that tools see, with depth and focal length; as they
+    were given, not loaded yet."""
 
     @classmethod
     def read(cls, arguments: Mapping[str, object]) -> Start:
-        """From ``create_kwargs``; ConfigError where they are none of ours."""
+        """From ``create_kwargs``; ConfigError where they are none of ours. No picture is opened."""
         unknown = sorted(set(arguments) - set(_GIVEN))
         if unknown:
             raise ConfigError(f"create_kwargs has {unknown[0]!r}; known: {', '.join(_GIVEN)}")
@@ -56,7 +58,24 @@ class Start:
             raise ConfigError(f"create_kwargs.scene is {scene!r}, no whole number")
         if not isinstance(images, list | tuple):
             raise ConfigError("create_kwargs.images is no list of {image, depth, focal_length_px}")
-        return cls(scene=scene, images=tuple(map(to_tool_image, images)))
+        return cls(scene=scene, images=tuple(images))
+
+    def check(self) -> None:
+        """Raise ConfigError where a picture is missing or damaged; nothing is decoded. Reads files,
+        so it is no work for an event loop."""
+        for each in self.images:
+            source = _source(each)
+            if source is None:
+                continue
+            if any(location.startswith("data:") for location in (source.image, source.depth or "")):
+                # Data URIs would fill the memory as keys of its cache.
+                check_image.__wrapped__(source)
+            else:
+                check_image(source)
+
+    def load(self) -> tuple[ToolImage, ...]:
+        """The pictures; ConfigError where one cannot be read."""
+        return tuple(map(to_tool_image, self.images))
 
     @classmethod
     def of_record(cls, record: object, own: Mapping[str, object]) -> Start:
@@ -75,12 +94,15 @@ class Trajectory:
     """The session of one agent loop, and what its calls have earned."""
 
     def __init__(self, shed: Toolshed, start: Start) -> None:
-        self.session = shed.session(start.images, scene=start.scene)
+        self.session = shed.session(scene=start.scene)
         self.ledgers: dict[str, Ledger] = {}
         self._start = start
+        self._loading: asyncio.Future[tuple[ToolImage, ...]] | None = None
+        self._given: tuple[ToolImage, ...] | None = None if start.images else ()
+        """The pictures of ``start``, once they are loaded."""
         self._num_prompt: int | None = None
         """How many pictures the loop began with."""
-        self._num_taken = len(start.images)
+        self._num_taken = 0
         """How many of the session's pictures the loop has; the others were brought since."""
         self._told: dict[str, object] = {}
         """Values that the loop was given, by the name of their variable."""
@@ -90,8 +112,23 @@ class Trajectory:
     def ledger(self, kind: str) -> Ledger:
         return self.ledgers.setdefault(kind, Ledger())
 
+    async def load(self) -> None:
+        """Read the pictures that the data set gives: once, in a thread, for all calls that wait.
+        Due before anything else; ConfigError where one cannot be read."""
+        if self._given is not None:
+            return
+        if self._loading is None or self._loading.cancelled():
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._start.load))
+        # A call that gives up takes nothing from the others.
+        loaded = await asyncio.shield(self._loading)
+        if self._given is None:
+            self._given = loaded
+            self.session.images[:] = loaded
+            self._num_taken = len(loaded)
+
     def see(self, pictures: Sequence[object]) -> None:
         """Take over the pictures of the loop."""
+        assert self._given is not None, "load comes first"
         session = self.session
         if self._num_prompt is None:
             self._num_prompt = len(pictures)
@@ -127,8 +164,8 @@ class Trajectory:
         return f"a value of type {type(value).__name__}"
 
     def _picture(self, index: int, picture: object) -> ToolImage:
-        if index < len(self._start.images):
-            return self._start.images[index]
+        if self._given and index < len(self._given):
+            return self._given[index]
         known = self._converted.get(id(picture))
         if known is None or known[0] is not picture:
             converted = to_tool_image(picture)
@@ -177,16 +214,24 @@ def to_tool_image(picture: object) -> ToolImage:
         return picture
     if isinstance(picture, Image.Image):
         return make_image(np.asarray(picture.convert("RGB"), dtype=np.uint8))
+    source = _source(picture)
+    assert source is not None, "every other picture was returned"
+    return load_image(source)
+
+
+def _source(picture: object) -> ImageSource | None:
+    """Where a picture lies; None where it is here already. ConfigError where it is none."""
+    if isinstance(picture, ToolImage | Image.Image):
+        return None
     if isinstance(picture, str):
-        return load_image(ImageSource(image=picture))
+        return ImageSource(image=picture)
     if isinstance(picture, dict) and isinstance(picture.get("image"), str):
-        return load_image(
-            ImageSource(
-                image=picture["image"],
-                depth=picture.get("depth"),
-                focal_length_px=picture.get("focal_length_px"),
-            )
-        )
+        depth, focal_length_px = picture.get("depth"), picture.get("focal_length_px")
+        if not isinstance(depth, str | None):
+            raise ConfigError(f"depth of a picture is a {type(depth).__name__}; give a path")
+        if not isinstance(focal_length_px, int | float | None):
+            raise ConfigError(f"focal_length_px is {focal_length_px!r}; give a number of pixels")
+        return ImageSource(image=picture["image"], depth=depth, focal_length_px=focal_length_px)
     raise ConfigError(f"a {type(picture).__name__} is no picture of a conversation")
 
 

@@ -121,7 +121,9 @@ class _ToolshedTool(BaseTool):
             raise ConfigError("create_kwargs is no mapping")
         await self._shed()
         chosen = str(uuid.uuid4()) if instance_id is None else instance_id
-        Start.read(given)
+        start = Start.read(given)
+        if start.images:
+            await asyncio.to_thread(start.check)
         self._instances[chosen] = _Instance(given=dict(given))
         return chosen, ToolResponse()
 
@@ -132,6 +134,7 @@ class _ToolshedTool(BaseTool):
         instance = self._instance(instance_id)
         agent_data = kwargs.get("agent_data")
         trajectory = await self._trajectory(instance, agent_data)
+        await trajectory.load()
         # The loop's class is not ours; one without pictures has the session's alone.
         pictures = getattr(agent_data, "image_data", None)
         if agent_data is not None:

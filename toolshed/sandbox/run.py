@@ -39,6 +39,8 @@ Answerer: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[Reply]]
 """Answers a tool call of the code: ``{"status", "reason", "text", "value"}``."""
 
 _HEADER_BYTES = 4 << 20
+_TOLD_BYTES = 1 << 16
+"""Of a launcher's report, and of what it says when it breaks."""
 _GRACE_S = 15.0
 """How much longer than its wall limit a launcher may take before it counts as broken."""
 
@@ -293,7 +295,12 @@ class _Output:
 
 
 async def _all_of(file: Any) -> bytes:
-    return await (await _reader(file)).read(1 << 16)
+    """Everything that a launcher says, to its end; of much its last words."""
+    kept = b""
+    reader = await _reader(file)
+    while piece := await reader.read(1 << 16):
+        kept = (kept + piece)[-_TOLD_BYTES:]
+    return kept
 
 
 async def _reader(file: Any) -> asyncio.StreamReader:

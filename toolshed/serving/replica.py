@@ -8,13 +8,13 @@ import os
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request
+from toolshed.byte_lru import Abandoned, SingleFlight
 from toolshed.errors import CallEnded, ConfigError, ToolFailure, ToolRefusal
 from toolshed.serving.batches import Worker
 from toolshed.serving.turns import Turnstile
@@ -30,6 +30,7 @@ _SHORT_S = 0.005
 _REMEMBERED_BYTES = 64 << 20
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8
 """Numbers of glibc's malloc.h."""
+_Reply: TypeAlias = tuple[Told, Buffers]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +77,6 @@ class Health:
     resident_bytes: int
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
-class _Execution:
-    """One execution that equal calls wait for."""
-
-    done: threading.Event = field(default_factory=threading.Event)
-    reply: tuple[Told, Buffers] | None = None
-
-
 class Replica:
     """Answers calls of its families. Ray gives each call a thread; see ``num_threads``."""
 
@@ -93,7 +86,7 @@ class Replica:
         self._workers: dict[str, Worker] = {}
         self._capacity = capacity(families, slots)
         self._inbox = Inbox()
-        self._remembered = _Remembered()
+        self._remembered: SingleFlight[_Reply] = SingleFlight(_REMEMBERED_BYTES)
         self._lock = threading.Lock()
         self._num_accepted = self._num_calls = 0
         self._draining = self._device_lost = False
@@ -178,20 +171,21 @@ class Replica:
         """Equal calls of a deterministic family are executed once; failures are not kept."""
         if not asked.key:
             return self._run(asked, until_s)
-        execution, is_first = self._remembered.enter(asked.key)
+        flight, is_first = self._remembered.enter(asked.key)
         if not is_first:
-            if not execution.done.wait(max(0.0, until_s - time.monotonic())):
+            try:
+                told, stored = flight.result(max(0.0, until_s - time.monotonic()))
+            except TimeoutError:
                 return Told("failed", "deadline", f"{asked.name}: an equal call still runs"), None
-            if execution.reply is not None:
-                told, stored = execution.reply
-                return told._replace(queue_s=0.0, run_s=0.0, encode_s=0.0), stored
-            return self._run(asked, until_s)
-        reply = None
+            except Abandoned:
+                return self._run(asked, until_s)
+            return told._replace(queue_s=0.0, run_s=0.0, encode_s=0.0), stored
         try:
             reply = self._run(asked, until_s)
+            if reply[0].word != "failed":
+                self._remembered.land(asked.key, flight, reply, 1024 + _num_bytes(reply))
         finally:
-            kept = reply if reply is not None and reply[0].word != "failed" else None
-            self._remembered.leave(asked.key, execution, kept)
+            self._remembered.drop(asked.key, flight)
         return reply
 
     def _run(self, asked: Asked, until_s: float) -> tuple[Told, Buffers]:
@@ -212,43 +206,6 @@ class Replica:
             self._device_lost |= failure.reason == "device_lost"
             return _ended("failed", failure), None
         return _told(answer)
-
-
-class _Remembered:
-    """Replies by key, the least used dropped first, and executions under way. Safe for threads."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[_Execution, int]] = OrderedDict()
-        self._running: dict[str, _Execution] = {}
-        self._num_bytes = 0
-        self._lock = threading.Lock()
-
-    def enter(self, key: str) -> tuple[_Execution, bool]:
-        """The execution of this key, and whether the caller is the one who does it."""
-        with self._lock:
-            known = self._kept.get(key)
-            if known is not None:
-                self._kept.move_to_end(key)
-                return known[0], False
-            running = self._running.get(key)
-            if running is not None:
-                return running, False
-            self._running[key] = _Execution()
-            return self._running[key], True
-
-    def leave(self, key: str, execution: _Execution, reply: tuple[Told, Buffers] | None) -> None:
-        """The execution has ended; None where nothing is to be remembered."""
-        with self._lock:
-            del self._running[key]
-            execution.reply = reply
-            if reply is not None:
-                size = 1024 + _num_bytes(reply)
-                self._kept[key] = (execution, size)
-                self._num_bytes += size
-                while self._num_bytes > _REMEMBERED_BYTES:
-                    _, (_, dropped) = self._kept.popitem(last=False)
-                    self._num_bytes -= dropped
-        execution.done.set()
 
 
 def capacity(families: Sequence[FamilySettings], slots: int) -> int:
@@ -297,7 +254,7 @@ def _fetch(references: list[Any], until_s: float) -> list[Any]:
     return lists
 
 
-def _num_bytes(reply: tuple[Told, Buffers]) -> int:
+def _num_bytes(reply: _Reply) -> int:
     buffers = [*(reply[0].buffers or []), *(reply[1] or [])]
     return sum(memoryview(each).nbytes for each in buffers if each is not None)
 

@@ -1,7 +1,8 @@
 """What callers tell the control actor once a second, and what it makes of it for a dashboard.
 
 Counts are told as totals since a caller's start, so that a report that is lost or told twice
-changes nothing, and they stay when a caller ends.
+changes nothing, and they stay when a caller ends. What each caller was credited is remembered, and
+its next report counts for the difference alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from toolshed.metrics import Key, Second, Tally, merged
+from toolshed.metrics import Key, Second, Tally
 from toolshed.serving.registry import Registry
 from toolshed.types import Status, Timings
 
@@ -24,7 +25,10 @@ _WATCHED_S = 5.0
 """After somebody looked, callers send pictures for so long."""
 _SILENT_S = 5.0
 """A caller that has said nothing for so long is no longer counted as waiting."""
-_MOST_CALLERS = 256
+_MOST_CALLERS = 1024
+_FORGOTTEN_S = 60.0
+"""Of more callers those are forgotten that have closed, or said nothing for so long; one of them
+that speaks again all the same is taken for a new one."""
 
 
 class Load(NamedTuple):
@@ -97,9 +101,10 @@ class Overview:
     """In the order of arrival."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Caller:
     report: Report
+    """The last one, with the counts that the totals have of this caller."""
     heard_s: float
 
 
@@ -108,8 +113,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._callers: dict[str, _Caller] = {}
-        self._gone: dict[Key, Tally] = {}
-        """Of callers that have ended."""
+        """In the order in which they were last heard."""
+        self._totals: dict[Key, Tally] = {}
         self._history: dict[int, Second] = {}
         self._recent: deque[Recent] = deque(maxlen=NUM_KEPT)
         # Never one that a dashboard knows from before a restart of the control actor.
@@ -118,17 +123,15 @@ class Ledger:
 
     def push(self, report: Report) -> bool:
         """Take a report; whether somebody watches."""
-        self._callers.pop(report.caller, None)
+        before = self._callers.pop(report.caller, None)
+        self._credit(report.tallies, {} if before is None else before.report.tallies)
         self._remember(report.seconds)
         for each in report.recent:
             self._number += 1
             self._recent.append(each._replace(number=self._number))
-        if report.closing:
-            self._retire(report)
-        else:
-            kept = replace(report, recent=())
-            self._callers[report.caller] = _Caller(report=kept, heard_s=time.monotonic())
-            self._forget_oldest()
+        kept = replace(report, recent=(), seconds=())
+        self._callers[report.caller] = _Caller(report=kept, heard_s=time.monotonic())
+        self._forget_oldest()
         return time.monotonic() - self._watched_s < _WATCHED_S
 
     def overview(self, registry: Registry, names: dict[str, str], since: int) -> Overview:
@@ -143,17 +146,20 @@ class Ledger:
             now_s=time.time(),
             registry=replace(registry, seats=tuple(replace(s, actor=None) for s in registry.seats)),
             names=names,
-            tallies=self._totals(),
+            tallies={key: self._totals[key].copy() for key in sorted(self._totals)},
             loads=loads,
             history=tuple(sorted(self._history.values())),
             programs=tuple(each.program for each in there),
             recent=tuple(each for each in self._recent if each.number > since),
         )
 
-    def _totals(self) -> dict[Key, Tally]:
-        all_of = [self._gone, *(each.report.tallies for each in self._callers.values())]
-        keys = sorted({key for tallies in all_of for key in tallies})
-        return {key: merged(each[key] for each in all_of if key in each) for key in keys}
+    def _credit(self, now: dict[Key, Tally], before: dict[Key, Tally]) -> None:
+        """Count what has come since the caller's report before this one."""
+        for key, tally in now.items():
+            total = self._totals.setdefault(key, Tally())
+            total.merge(tally)
+            if key in before:
+                _take_away(total, before[key])
 
     def _remember(self, seconds: Sequence[Second]) -> None:
         now = int(time.time())
@@ -167,16 +173,16 @@ class Ledger:
         for second in [each for each in self._history if each < now - HISTORY_S]:
             del self._history[second]
 
-    def _retire(self, report: Report) -> None:
-        for key, tally in report.tallies.items():
-            self._gone.setdefault(key, Tally()).merge(tally)
-
     def _forget_oldest(self) -> None:
-        """Callers that were killed never close; of too many the longest silent one is retired."""
-        if len(self._callers) > _MOST_CALLERS:
-            # Who reports goes to the end, so the first has been silent for longest.
-            oldest = self._callers.pop(next(iter(self._callers)))
-            self._retire(oldest.report)
+        """Callers that were killed never close; a living one is never forgotten, however many there
+        are."""
+        while len(self._callers) > _MOST_CALLERS:
+            oldest = next(iter(self._callers))
+            caller = self._callers[oldest]
+            is_silent = time.monotonic() - caller.heard_s >= _FORGOTTEN_S
+            if not is_silent and not caller.report.closing:
+                return
+            del self._callers[oldest]
 
 
 class ReportDesk(ABC):
@@ -198,5 +204,13 @@ class ReportDesk(ABC):
         return self._ledger.overview(await self.registry(), self._names, since)
 
 
+def _take_away(total: Tally, part: Tally) -> None:
+    total.num -= part.num
+    for index, seconds in enumerate(part.stages_s):
+        total.stages_s[index] -= seconds
+    for index, num in enumerate(part.buckets):
+        total.buckets[index] -= num
+
+
 def _is_there(caller: _Caller) -> bool:
-    return time.monotonic() - caller.heard_s < _SILENT_S
+    return not caller.report.closing and time.monotonic() - caller.heard_s < _SILENT_S

@@ -7,9 +7,7 @@ caller passes it on by reference without ever mapping it.
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from toolshed.arrays import ByIdentity
 from toolshed.backend import Answer, Priority, Request
+from toolshed.byte_lru import ByteLRU
 from toolshed.codec import Packed, pack, unpack
 from toolshed.errors import ToolFailure
 from toolshed.types import Stored, StoredArray, ToolImage, ToolValue, Variable
@@ -193,9 +192,7 @@ class Outbox:
     """What was sent before, so that a group of rollouts sends a picture once. Safe for threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sent: OrderedDict[str, Sent] = OrderedDict()
-        self._num_bytes = 0
+        self._sent: ByteLRU[Sent] = ByteLRU(KEPT_BYTES)
         self._keys = ByIdentity[str]()
 
     def packed(self, request: Request) -> tuple[Packed, dict[str, Sent]]:
@@ -214,25 +211,17 @@ class Outbox:
         return pack(near), far
 
     def clear(self) -> None:
-        with self._lock:
-            self._sent.clear()
-            self._num_bytes = 0
+        self._sent.clear()
 
     def _put(self, key: str, value: object) -> Sent:
-        with self._lock:
-            sent = self._sent.pop(key, None)
-            if sent is None:
-                import ray
+        def put() -> tuple[Sent, int]:
+            import ray
 
-                packed = pack(value)
-                num_bytes = packed.num_bytes
-                sent = Sent(key, ray.put(packed.buffers), packed.tree, num_bytes)
-                self._num_bytes += num_bytes
-            self._sent[key] = sent
-            while self._num_bytes > KEPT_BYTES and len(self._sent) > 1:
-                _, dropped = self._sent.popitem(last=False)
-                self._num_bytes -= dropped.num_bytes
-            return sent
+            packed = pack(value)
+            sent = Sent(key, ray.put(packed.buffers), packed.tree, packed.num_bytes)
+            return sent, sent.num_bytes
+
+        return self._sent.get_or_put(key, put)
 
     def _key(self, value: object) -> str | None:
         if isinstance(value, ToolImage):
@@ -250,9 +239,7 @@ class Inbox:
     """What a replica has fetched, kept while it is used often. Safe for threads."""
 
     def __init__(self) -> None:
-        self._fetched: OrderedDict[str, tuple[object, int]] = OrderedDict()
-        self._num_bytes = 0
-        self._lock = threading.Lock()
+        self._fetched: ByteLRU[object] = ByteLRU(KEPT_BYTES)
 
     def unpacked(self, asked: Asked, get: Callable[[list[Any]], list[Any]]) -> dict[str, object]:
         """A call's arguments; ``get`` fetches references, all of a call at once."""
@@ -260,27 +247,15 @@ class Inbox:
         if not asked.far:
             return arguments
         missing = {}
-        with self._lock:
-            for name, sent in asked.far.items():
-                known = self._fetched.get(sent.key)
-                if known is None:
-                    missing[name] = sent
-                else:
-                    self._fetched.move_to_end(sent.key)
-                    arguments[name] = known[0]
+        for name, sent in asked.far.items():
+            known = self._fetched.get(sent.key)
+            if known is None:
+                missing[name] = sent
+            else:
+                arguments[name] = known
         if missing:
-            # Not under the lock: what comes from another node may take its time.
             lists = get([sent.reference for sent in missing.values()])
             for (name, sent), buffers in zip(missing.items(), lists, strict=True):
                 arguments[name] = unpack(Packed(tree=sent.tree, buffers=buffers))
-                self._keep(sent, arguments[name])
+                self._fetched.put(sent.key, arguments[name], sent.num_bytes)
         return arguments
-
-    def _keep(self, sent: Sent, value: object) -> None:
-        with self._lock:
-            if sent.key not in self._fetched:
-                self._num_bytes += sent.num_bytes
-            self._fetched[sent.key] = (value, sent.num_bytes)
-            while self._num_bytes > KEPT_BYTES and len(self._fetched) > 1:
-                _, (_, dropped) = self._fetched.popitem(last=False)
-                self._num_bytes -= dropped
