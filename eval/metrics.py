@@ -31,6 +31,16 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pooled:
+    """A figure over several sets; the two differ where the sets' sizes do, so say which."""
+
+    simple: float
+    """Mean of the sets' means."""
+    weighted: float
+    """Mean over all questions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Paired:
     """How two runs differ on the same questions."""
 
@@ -108,6 +118,15 @@ def estimate(draws_by_question: Sequence[Sequence[float]], *, seed: int = 0) -> 
     if all(len(draws) == 1 for draws in draws_by_question):
         return share(flat)
     return clustered_share(draws_by_question)
+
+
+def pooled(parts: Sequence[Estimate]) -> Pooled:
+    """One figure for several sets, both ways in use."""
+    n = sum(part.n for part in parts)
+    return Pooled(
+        simple=sum(part.mean for part in parts) / len(parts) if parts else 0.0,
+        weighted=sum(part.mean * part.n for part in parts) / n if n else 0.0,
+    )
 
 
 def mcnemar(num_better: int, num_worse: int) -> float:
