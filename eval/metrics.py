@@ -173,6 +173,16 @@ def paired(first: Sequence[float], second: Sequence[float], *, seed: int = 0) ->
     )
 
 
+def bootstrap_p(differences: Sequence[float], *, seed: int = 0) -> float:
+    """Two-sided p of a mean difference of 0 by resampling the questions with replacement."""
+    if not any(differences):
+        return 1.0
+    means = _resampled_means(np.array(differences, dtype=np.float64), seed)
+    # A mean that is 0 but for rounding is on neither side.
+    below, above = int((means <= 1e-12).sum()), int((means >= -1e-12).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (NUM_RESAMPLES + 1))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction for several tests, in the order given."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -185,7 +195,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _percentiles(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+    low, high = np.percentile(_resampled_means(values, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _resampled_means(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, values.size, size=(NUM_RESAMPLES, values.size), dtype=np.int32)
-    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    means: npt.NDArray[np.float64] = values[picks].mean(axis=1)
+    return means
