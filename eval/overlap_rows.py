@@ -1,7 +1,8 @@
 """Rows of training and evaluation files as overlap sees them: texts and pictures, one at a time.
 
-Read are parquets in the released layout, JSONL, and JSON lists (ShareGPT); a file is never held as
-a whole. Whatever is no such row is a ConfigError that names it.
+Read are parquets in the released layout, JSONL, and JSON lists (ShareGPT). A file is never held as
+a whole: of JSON one row, of a parquet one page, which its writer made of at most some 1,000 rows.
+Whatever is no such row is a ConfigError that names it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from rl.data import data_uri
 from toolshed.errors import ConfigError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")
-_BATCH_ROWS = 32
+_BATCH_ROWS = 8
 _CHUNK_CHARS = 1 << 16
+_BUFFER_BYTES = 1 << 20
+"""Else a row group is held as a whole, and a file may be one row group."""
 _COLUMNS = ("prompt", "images", "image", "extra_info", "conversations", "messages", "question")
 _ASKERS = ("user", "human")
 
@@ -53,7 +56,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             held = file.schema_arrow.names
             columns = [name for name in _COLUMNS if name in held]
             number = 0
@@ -124,8 +127,10 @@ def _begin(text: str, *, is_first: bool) -> int:
         return spaces
     if text[spaces : spaces + 1] != ",":
         raise ValueError("a comma or ] must follow an element")
-    rest = text[spaces + 1 :]
-    return spaces + 1 + len(rest) - len(rest.lstrip())
+    rest = text[spaces + 1 :].lstrip()
+    if rest[:1] == "]":
+        raise ValueError("an element must follow a comma")
+    return len(text) - len(rest)
 
 
 _ROWS = {".parquet": _parquet_rows, ".jsonl": _jsonl_rows, ".json": _json_rows}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -216,6 +217,7 @@ def test_benchmarks_are_found_by_key(folder: Path, capsys: pytest.CaptureFixture
         ("a.json", '{"question": "x"}', "does not begin with ["),
         ("a.json", '[{"question": "x"}', "a.json is no JSON list"),
         ("a.json", '[{"question": "x"} {"question": "x"}]', "a comma or ] must follow"),
+        ("a.json", '[{"question": "x"},]', "an element must follow a comma"),
         ("a.json", '[{"question": "x"}] 5', "text follows the list"),
         ("a.json", "[]", "has no rows"),
         ("a.parquet", "PAR1", "not a readable parquet"),
@@ -254,6 +256,17 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] < 5_000_000
+
+
+def test_a_parquet_of_one_row_group_is_not_held_as_a_whole(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    rows = [released("Is it?", {"bytes": chance.bytes(200_000)}) for _ in range(100)]
+    path = tmp_path / "a.parquet"
+    # Pages of few rows, as a writer of pictures makes them.
+    pq.write_table(pa.Table.from_pylist(rows), path, write_batch_size=4, use_dictionary=False)
+    before = pa.total_allocated_bytes()
+    most = max(pa.total_allocated_bytes() - before for _ in read_items(path))
+    assert path.stat().st_size > 19_000_000 and most < 8_000_000
 
 
 @pytest.mark.shared
