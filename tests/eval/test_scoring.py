@@ -165,6 +165,28 @@ def test_grasp_figures_by_hand() -> None:
     assert scored.parts["mace"] == pytest.approx(1 - 0.25 / 2)
 
 
+def gripper(*points: tuple[float, float]) -> str:
+    names = ("Grasp center", "Left finger base", "Right finger base", "Left finger tip",
+             "Right finger tip")  # fmt: skip
+    told = zip(names, points, strict=True)
+    return ", ".join(f"{name}: [{u:.4f}, {v:.4f}]" for name, (u, v) in told)
+
+
+def test_quality_by_hand_where_rules_end() -> None:
+    """Far away the centre's error is 1; vectors without length point the wrong way; above 0.40."""
+    away = [(5.5, 0.5), (5.4, 0.5), (5.6, 0.5), (5.4, 0.7), (5.6, 0.7)]
+    turned = [*away[:3], (5.2, 0.5), (5.6, 0.7)]
+    both_turned = [*away[:3], (5.2, 0.5), (5.4, 0.5)]
+    for points, mace, sr in (
+        (away, 0.5, 1.0),
+        ([(0.5, 0.5)] * 5, 0.5, 1.0),
+        (turned, 1 - (1 + 0.5 / 4) / 2, 1.0),
+        (both_turned, 1 - (1 + 1.0 / 4) / 2, 0.0),
+    ):
+        parts = score_answer("bopgrasp", "?", GRASP, gripper(*points)).parts
+        assert parts["mace"] == pytest.approx(mace, abs=1e-12) and parts["sr"] == sr
+
+
 def test_an_unread_finger_stands_at_the_predicted_centre() -> None:
     answer = GRASP.replace("Left finger tip: [0.4, 0.7]", "Left finger tip: [-0.4, 0.7]")
     scored = score_answer("bopgrasp", "?", GRASP, answer)
