@@ -31,6 +31,16 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pooled:
+    """A figure over several sets; the two differ where the sets' sizes do, so say which."""
+
+    simple: float
+    """Mean of the sets' means."""
+    weighted: float
+    """Mean over all questions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Paired:
     """How two runs differ on the same questions."""
 
@@ -110,6 +120,15 @@ def estimate(draws_by_question: Sequence[Sequence[float]], *, seed: int = 0) -> 
     return clustered_share(draws_by_question)
 
 
+def pooled(parts: Sequence[Estimate]) -> Pooled:
+    """One figure for several sets, both ways in use."""
+    n = sum(part.n for part in parts)
+    return Pooled(
+        simple=sum(part.mean for part in parts) / len(parts) if parts else 0.0,
+        weighted=sum(part.mean * part.n for part in parts) / n if n else 0.0,
+    )
+
+
 def mcnemar(num_better: int, num_worse: int) -> float:
     """Exact two-sided McNemar test from the discordant pairs; the sign test is the same sum."""
     total = num_better + num_worse
@@ -154,6 +173,16 @@ def paired(first: Sequence[float], second: Sequence[float], *, seed: int = 0) ->
     )
 
 
+def bootstrap_p(differences: Sequence[float], *, seed: int = 0) -> float:
+    """Two-sided p of a mean difference of 0 by resampling the questions with replacement."""
+    if not any(differences):
+        return 1.0
+    means = _resampled_means(np.array(differences, dtype=np.float64), seed)
+    # A mean that is 0 but for rounding is on neither side.
+    below, above = int((means <= 1e-12).sum()), int((means >= -1e-12).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (NUM_RESAMPLES + 1))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction for several tests, in the order given."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
@@ -166,7 +195,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _percentiles(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
+    low, high = np.percentile(_resampled_means(values, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _resampled_means(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, values.size, size=(NUM_RESAMPLES, values.size), dtype=np.int32)
-    low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    means: npt.NDArray[np.float64] = values[picks].mean(axis=1)
+    return means

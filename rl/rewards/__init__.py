@@ -1,6 +1,14 @@
 """Rewards, one file per answer kind, used by training and evaluation alike."""
 
-from rl.rewards.rule import DEMO_RULE, RewardRule
-from rl.rewards.scoring import KINDS, check_target, score
+from rl.rewards.rule import DEMO_RULE, AnswerState, RewardRule
+from rl.rewards.scoring import KINDS, check_target, measure_text, score
 
-__all__ = ["DEMO_RULE", "KINDS", "RewardRule", "check_target", "score"]
+__all__ = [
+    "DEMO_RULE",
+    "KINDS",
+    "AnswerState",
+    "RewardRule",
+    "check_target",
+    "measure_text",
+    "score",
+]

@@ -1,7 +1,8 @@
 """What an answer's text says: tolerant of spelling, never guessing.
 
 Numbers of points carry no sign and need digits before the dot, as in the published scorers: a
-negative coordinate makes its pair unreadable, it is not read as a positive one.
+negative coordinate makes its pair unreadable, it is not read as a positive one. Yes and no are
+equal to the word but for case, also as there: ``Yes.`` is neither.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _LETTER_FORMS = (
 GRASP_NAMES = ("center", "left base", "right base", "left tip", "right tip")
 """Five key points in the order of ``GraspEstimate.keypoints_uv``."""
 
+FARTHEST = 1e100
+"""Coordinates end here, far from any picture: sums and products of them stay finite."""
+
 _GRASP_LABELS = {
     "center": r"grasp\s+cent(?:er|re)",
     "left base": r"left\s+finger\s+base",
@@ -41,7 +45,11 @@ _GRASP_POINTS = {
 
 def points(text: str) -> list[Point]:
     """Every readable pair in round or square brackets, in order."""
-    return [Point(u=float(u), v=float(v)) for u, v in _PAIR.findall(text)]
+    return [_point(u, v) for u, v in _PAIR.findall(text)]
+
+
+def _point(u: str, v: str) -> Point:
+    return Point(u=min(float(u), FARTHEST), v=min(float(v), FARTHEST))
 
 
 def target_points(target: Json) -> list[Point]:
@@ -56,7 +64,7 @@ def number(text: str) -> float | None:
     text = text.strip()
     found = _METRES.fullmatch(text)
     if found:
-        return float(found[1])
+        return _finite(float(found[1]))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -78,7 +86,7 @@ def _finite(value: int | float) -> float | None:
 
 def yes_or_no(text: str) -> str | None:
     """``yes`` or ``no``; None for anything else."""
-    word = text.strip().removesuffix(".").casefold()
+    word = text.strip().casefold()
     return word if word in ("yes", "no") else None
 
 
@@ -103,5 +111,5 @@ def grasp_points(text: str) -> dict[str, Point]:
     for name, pattern in _GRASP_POINTS.items():
         found = pattern.search(text)
         if found:
-            named[name] = Point(u=float(found[1]), v=float(found[2]))
+            named[name] = _point(found[1], found[2])
     return named

@@ -10,6 +10,8 @@ from rl.types import Question, Trajectory
 from toolshed.types import Json
 
 _OFFERED = re.compile(r"\(([A-Z])\)")
+_LETTER = re.compile(r"\(?([A-Za-z])\)?")
+"""A ground truth that is an option's letter."""
 
 
 def is_target(target: Json) -> bool:
@@ -22,15 +24,22 @@ def measure(
     target = str(question.target).strip()
     if text is None:
         return UNREADABLE
-    if len(target) > 1:
+    letter = _LETTER.fullmatch(target)
+    if letter is None:
         return _by_name(question, target, text)
-    offered = _letters(question)
+    offered = offered_letters(question.messages[-1].text) if question.messages else ()
     chosen = read.letter(text, offered)
     if chosen is None:
         return UNREADABLE
     if offered and chosen not in offered:
-        return Measured(value=0.0, accuracy=0.0, readable=False, parts={"off_option": 1.0})
-    hit = float(chosen == target.upper())
+        return Measured(
+            value=0.0,
+            accuracy=0.0,
+            readable=False,
+            state="off_option",
+            parts={"off_option": 1.0},
+        )
+    hit = float(chosen == letter[1].upper())
     return Measured(value=hit, accuracy=hit, readable=True)
 
 
@@ -39,10 +48,10 @@ def _by_name(question: Question, target: str, text: str) -> Measured:
     choices = question.extra.get("choices")
     names = [str(choice).casefold() for choice in choices] if isinstance(choices, list) else []
     hit = float(chosen == target.casefold())
-    readable = chosen in names if names else bool(chosen)
-    return Measured(value=hit, accuracy=hit, readable=readable or hit == 1.0)
+    readable = hit == 1.0 or (chosen in names if names else bool(chosen))
+    return Measured(value=hit, accuracy=hit, readable=True) if readable else UNREADABLE
 
 
-def _letters(question: Question) -> tuple[str, ...]:
-    """Letters offered by the question's text; empty if it names none."""
-    return tuple(_OFFERED.findall(question.messages[-1].text)) if question.messages else ()
+def offered_letters(text: str) -> tuple[str, ...]:
+    """Letters of the options that a question's text names, ``(A) left (B) right``, in order."""
+    return tuple(_OFFERED.findall(text))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rl.rewards import answer as read
 from rl.rewards import geometry
-from rl.rewards.rule import Measured, RewardRule
+from rl.rewards.rule import UNREADABLE, Measured, RewardRule
 from rl.types import Question, Trajectory
 from toolshed.types import Json, Point
 
@@ -42,7 +43,7 @@ def measure(
     target = _in_order(read.grasp_points(str(question.target)))
     points = _in_order(named)
     if points is None or target is None:
-        return Measured(value=0.0, accuracy=0.0, readable=False, parts=_parts(0.0, WORST_NCE))
+        return replace(UNREADABLE, parts=_parts(0.0, WORST_NCE))
     quality = mace(points, target)
     values = {
         "mace": quality,

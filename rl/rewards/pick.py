@@ -33,7 +33,13 @@ def measure(
     parts = {"num_robot_moves": float(moves), "holds_any": float(bool(held))}
     # Any last word will do after a deed, but a word alone answers nothing here.
     readable = bool(text) and moves > 0
-    return Measured(value=hit, accuracy=hit, readable=readable, parts=parts)
+    return Measured(
+        value=hit,
+        accuracy=hit,
+        readable=readable,
+        state="answered" if text else "unparsable",
+        parts=parts,
+    )
 
 
 def last_world(trajectory: Trajectory) -> WorldState | None:

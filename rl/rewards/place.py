@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 from rl.rewards.pick import last_world, num_moves
-from rl.rewards.rule import Measured, RewardRule
+from rl.rewards.rule import AnswerState, Measured, RewardRule
 from rl.types import Question, Trajectory
 from toolshed.types import Json
 
@@ -30,8 +30,9 @@ def measure(
     world = last_world(trajectory)
     moves = num_moves(trajectory)
     readable = bool(text) and moves > 0
+    state: AnswerState = "answered" if text else "unparsable"
     if goal is None or world is None:
-        return Measured(value=0.0, accuracy=0.0, readable=readable)
+        return Measured(value=0.0, accuracy=0.0, readable=readable, state=state)
     position = world.position_m(goal.name)
     distance = math.hypot(position[0] - goal.x_m, position[1] - goal.y_m)
     hit = float(world.held is None and distance <= rule.place_tolerance_m)
@@ -39,6 +40,7 @@ def measure(
         value=hit,
         accuracy=hit,
         readable=readable,
+        state=state,
         parts={"distance_m": distance, "num_robot_moves": float(moves)},
     )
 

@@ -23,8 +23,10 @@ def measure(
 ) -> Measured:
     corners = read.points(text) if text is not None else []
     target = read.target_points(question.target)
-    if len(corners) != NUM_CORNERS or len(target) != NUM_CORNERS:
+    if len(corners) != NUM_CORNERS:
         return UNREADABLE
+    if len(target) != NUM_CORNERS:
+        return Measured(value=0.0, accuracy=0.0, readable=True)
     iou = geometry.hull_iou(corners, target)
     closeness = corner_closeness(corners, target)
     value = iou if rule.pose == "iou" else 0.5 * iou + 0.5 * closeness

@@ -16,6 +16,9 @@ PoseVariant = Literal["iou_corners", "iou"]
 GraspVariant = Literal["mace", "nnce", "success"]
 NumberVariant = Literal["binary", "relative"]
 FormatVariant = Literal["answer", "thinking"]
+AnswerState = Literal["answered", "off_option", "unparsable"]
+"""``off_option``: a letter that was not offered; ``unparsable``: not in the form of its kind. Both
+score 0, and neither is a wrong answer."""
 
 
 # Not frozen: a frozen dataclass is read-only for the configuration library as well.
@@ -89,10 +92,12 @@ class Measured:
     """The benchmark's own figure for this sample, in [0, 1]."""
     readable: bool
     """Whether the answer has the form that its kind asks for."""
+    state: AnswerState = "answered"
+    """Of an answer that is readable in part, ``answered``: what could be read was scored."""
     parts: dict[str, float] = field(default_factory=dict)
 
 
-UNREADABLE = Measured(value=0.0, accuracy=0.0, readable=False)
+UNREADABLE = Measured(value=0.0, accuracy=0.0, readable=False, state="unparsable")
 
 Measure = Callable[[Question, Trajectory, str | None, RewardRule], Measured]
 """Question, trajectory, text of the answer (None if none was given), rule."""

@@ -20,7 +20,7 @@ from rl.rewards import (
     pose,
     yesno,
 )
-from rl.rewards.rule import Measure, RewardRule, TargetCheck
+from rl.rewards.rule import Measure, Measured, RewardRule, TargetCheck
 from rl.types import Question, Reward, StopReason, Trajectory
 from toolshed.chat import answer_of
 from toolshed.errors import ConfigError
@@ -34,6 +34,8 @@ class Kind:
     is_target: TargetCheck
     form: str
     """What its ground truth must be, for people."""
+    reads_world: bool = False
+    """Whether the trajectory's deeds are judged: its text alone says nothing."""
 
 
 KINDS: dict[str, Kind] = {
@@ -60,11 +62,14 @@ KINDS: dict[str, Kind] = {
         is_target=grasp.is_target,
         form="five named points with finger bases apart",
     ),
-    "pick": Kind(measure=pick.measure, is_target=pick.is_target, form="an object's name"),
+    "pick": Kind(
+        measure=pick.measure, is_target=pick.is_target, form="an object's name", reads_world=True
+    ),
     "place": Kind(
         measure=place.measure,
         is_target=place.is_target,
         form='text of the form {"object": name, "x": metres, "y": metres}',
+        reads_world=True,
     ),
 }
 """Every answer kind; ``Question.kind`` is a key."""
@@ -93,6 +98,28 @@ def score(
         answer=text,
         parts=dict(measured.parts),
     )
+
+
+def measure_text(question: Question, text: str | None, rule: RewardRule) -> Measured:
+    """An answer judged by its text alone, by the same code that judges trajectories.
+
+    Raises ConfigError where the kind is judged by what the robot did.
+    """
+    kind = kind_named(question.kind)
+    if kind.reads_world:
+        raise ConfigError(
+            f"{question.kind} is judged by what the robot did, which an answer's text does not "
+            "say; ask the question again"
+        )
+    silent = Trajectory(
+        question=question,
+        sample_index=0,
+        seed=0,
+        turns=(),
+        messages=(),
+        stop_reason=StopReason.ANSWERED,
+    )
+    return kind.measure(question, silent, text, rule)
 
 
 def kind_named(name: str) -> Kind:

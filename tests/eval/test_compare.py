@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.compare import compare, main
+from eval.compare import compare, load_side, main
 from eval.rows import EvalRow, RowLog
 from tests.eval.test_rows import make_row
+from toolshed.errors import ConfigError
 
 _ROW, _FAILED = make_row(0), make_row(0, failed=True)
 
@@ -37,7 +38,12 @@ def test_binary_scores_give_mcnemar(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 1
     assert (found[0]["outcome"]["num_better"], found[0]["outcome"]["num_worse"]) == (37, 23)
-    assert found[0]["outcome"]["p"] == pytest.approx(0.092, abs=5e-4)
+    assert found[0]["outcome"]["p"] == found[0]["p"] == pytest.approx(0.092, abs=5e-4)
+    assert (found[0]["test"], found[0]["bootstrap_p"], found[0]["p_holm"]) == (
+        "mcnemar",
+        None,
+        None,
+    )
     assert len(found[0]["flips"]) == 60
 
 
@@ -46,8 +52,9 @@ def test_continuous_scores_bring_a_sign_test_beside_the_mean() -> None:
     after = [scored(n, 0.52 if n < 26 else 0.3) for n in range(45)]
     (found,) = compare(before, after)
     assert found.outcome.difference < 0
-    assert found.sign_p == pytest.approx(0.371, abs=5e-4)
-    assert found.outcome.p < 0.01
+    assert found.test == "sign" and found.p == pytest.approx(0.371, abs=5e-4)
+    assert found.bootstrap_p is not None and found.bootstrap_p < 0.01
+    assert found.outcome.low < found.outcome.difference < found.outcome.high < 0
 
 
 def test_equal_runs_are_identical_not_p_one(
@@ -57,6 +64,8 @@ def test_equal_runs_are_identical_not_p_one(
     b = write(tmp_path / "b.jsonl", [1.0, 0.0], policy="other")
     assert main([str(a), str(b)]) == 0
     assert "identical" in capsys.readouterr().out
+    (found,) = compare(load_side(a), load_side(b), correct=True)
+    assert found.identical and found.p is found.p_holm is found.bootstrap_p is None
 
 
 def test_flips_are_listed_with_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +98,74 @@ def test_folders_of_one_policy_are_read(tmp_path: Path) -> None:
     assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
 
 
+def spatial(
+    number: int, score: float, question: str, target: str, task: str = "robospatial-vqa"
+) -> EvalRow:
+    row = replace(scored(number, score), benchmark="robospatial", task=task, target=target)
+    return replace(row, episode=replace(row.episode, question=question))
+
+
+def test_parts_stand_below_their_benchmark() -> None:
+    asked = [
+        ("Can the cup fit behind the box?", "Yes", "robospatial-vqa"),
+        ("Is the cup behind the box?", "No", "robospatial-vqa"),
+        ("Is the cup left of the box?", "No", "robospatial-vqa"),
+        ("Is it?", "No", "robospatial-vqa"),
+        ("Pinpoint a point.", "[(0.1, 0.1), (0.2, 0.1), (0.1, 0.2)]", "robospatial-vacant"),
+    ]
+    before = [spatial(n, 0.0, *one) for n, one in enumerate(asked)]
+    after = [replace(row, score=float(n % 2 == 0)) for n, row in enumerate(before)]
+    found = {one.part: one for one in compare(before, after)}
+    assert {part: one.outcome.num_pairs for part, one in found.items()} == {
+        "": 5, "vqa": 4, "vacant": 1,
+        "vqa_fit": 1, "vqa_front_behind": 1, "vqa_relation": 1, "unknown type": 1,
+    }  # fmt: skip
+    assert [part for part, one in found.items() if one.identical] == [
+        "vqa_front_behind", "unknown type"
+    ]  # fmt: skip
+
+
+def test_success_of_grasps_is_a_part_of_its_own() -> None:
+    before = [replace(scored(n, 0.40), benchmark="bopgrasp", task="bopgrasp") for n in range(6)]
+    after = [replace(row, score=0.41) for row in before]
+    whole, success = compare(before, after)
+    assert (whole.test, success.test) == ("sign", "mcnemar")
+    assert (success.part, success.mean_before, success.mean_after) == ("SR", 0.0, 1.0)
+
+
+def test_holm_is_over_benchmarks_and_over_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = [], []
+    for benchmark, better in (("tabletop-depth", 6), ("tabletop-nearer", 7), ("tabletop-point", 0)):
+        for number in range(8):
+            row = replace(scored(number, 0.0), benchmark=benchmark, task=benchmark)
+            before.append(row)
+            after.append(replace(row, score=float(number < better)))
+    found = {one.benchmark: one for one in compare(before, after, correct=True)}
+    assert found["tabletop-nearer"].p == pytest.approx(2 / 2**7)
+    assert found["tabletop-nearer"].p_holm == pytest.approx(3 * 2 / 2**7)
+    assert found["tabletop-depth"].p_holm == pytest.approx(2 * 2 / 2**6)
+    assert found["tabletop-point"].p_holm is None
+    for name, rows in (("a", before), ("b", after)):
+        with RowLog(tmp_path / f"{name}.jsonl") as log:
+            for row in rows:
+                log.append(row)
+    paths = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    assert main([*paths, "--holm"]) == 0
+    assert "0.0469" in capsys.readouterr().out
+    assert main(paths) == 0
+    assert "0.0469" not in capsys.readouterr().out
+
+
+def test_one_id_for_two_questions_stops() -> None:
+    first = replace(scored(0, 1.0), question_hash="a")
+    for other in (replace(first, question_hash="b"), replace(first, target="0.99")):
+        with pytest.raises(ConfigError, match="test-0000 is not the same in both runs"):
+            compare([first], [other])
+    assert compare([first], [replace(first, question_hash="")])[0].identical
+
+
 def test_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = write(tmp_path / "rows" / "a.jsonl", [1.0])
     assert main([str(a), str(tmp_path / "none.jsonl")]) == 2
@@ -98,7 +175,7 @@ def test_clear_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "2 policies" in capsys.readouterr().err
     other = tmp_path / "c.jsonl"
     with RowLog(other) as log:
-        log.append(replace(make_row(0), task="pose"))
+        log.append(replace(make_row(0), benchmark="tabletop-pose", task="pose"))
     assert main([str(a), str(other)]) == 2
     assert "share no scored question" in capsys.readouterr().err
     assert main([str(tmp_path / "empty"), str(a)]) == 2

@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.metrics import (
+    Estimate,
+    Pooled,
     bootstrap_mean,
+    bootstrap_p,
     clustered_share,
     estimate,
     holm,
     mcnemar,
     paired,
+    pooled,
     share,
     sign_flip,
     wilson,
@@ -142,3 +146,24 @@ def test_clustered_interval_is_between_both_extremes(draws: list[list[float]]) -
     widest = wilson(found.mean, len(draws))
     assert widest[0] - 1e-9 <= found.low <= found.mean + 1e-9
     assert found.mean - 1e-9 <= found.high <= widest[1] + 1e-9
+
+
+def test_bootstrap_p_is_small_where_the_mean_is_clear_and_large_where_it_is_not() -> None:
+    chance = np.random.default_rng(3)
+    noise = [float(value) for value in chance.normal(size=60)]
+    centred = [value - sum(noise) / 60 for value in noise]
+    assert bootstrap_p([0.0] * 5) == 1.0
+    assert bootstrap_p(centred) > 0.9
+    assert bootstrap_p([value + 1 for value in centred]) < 0.001
+    shifted = [value + 0.2 for value in centred]
+    assert bootstrap_p(shifted) == bootstrap_p([-value for value in shifted])
+    # A z of 1.55 has p = 0.12.
+    deviation = math.sqrt(sum(value * value for value in centred) / 60)
+    z = 0.2 / (deviation / math.sqrt(60))
+    assert bootstrap_p(shifted) == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.03)
+
+
+def test_two_ways_to_pool() -> None:
+    parts = [Estimate(n=10, mean=0.5, low=0, high=1), Estimate(n=30, mean=0.9, low=0, high=1)]
+    assert pooled(parts) == Pooled(simple=0.7, weighted=0.8)
+    assert pooled([]) == Pooled(simple=0.0, weighted=0.0)

@@ -110,6 +110,25 @@ def test_other_texts_are_no_number(text: str) -> None:
     assert read.number(text) is None
 
 
+def test_yes_and_no_are_equal_but_for_case() -> None:
+    assert read.yes_or_no("YES") == read.yes_or_no(" yes ") == "yes"
+    assert read.yes_or_no("Yes.") is read.yes_or_no("Yes, it is") is read.yes_or_no("") is None
+
+
+def test_endless_numbers_break_nothing() -> None:
+    far = f"({'9' * 400}, 0.5)"
+    assert read.number("9" * 400) is None
+    mask = geometry.encode_mask(np.ones((4, 4), dtype=bool))
+    for kind, target in (("point_object", mask), ("point_free", SQUARE)):
+        for variant in get_args(PointVariant):
+            assert accuracy(question(kind, target), f"[{far}]", RewardRule(point=variant)) == 0.0
+    assert accuracy(question("pose", CUBOID), f"[{', '.join([far] * 7)}, (0.1, 0.2)]") == 0.0
+    reward = score(
+        question("grasp", GRASP), said(f"<answer>{GRASP.replace('0.4,', '9' * 400 + ',')}</answer>")
+    )
+    assert reward is not None and reward.parts["nce"] == 10.0 and reward.accuracy < 0.9
+
+
 @pytest.mark.parametrize("text", ["A", "(A)", "A.", "A)", " a ", "A is closer", "(A) red cube"])
 def test_letters(text: str) -> None:
     assert read.letter(text, "AB") == "A"
@@ -181,6 +200,7 @@ def test_choice_by_letter_and_by_name() -> None:
     assert accuracy(asked, "A") == accuracy(asked, "C") == 0.0
     reward = score(asked, said("<answer>C</answer>"), DEMO_RULE)
     assert reward is not None and reward.parts == {"off_option": 1.0} and not reward.well_formed
+    assert accuracy(question("choice", "(B)", "Which? (A) left (B) right"), "B") == 1.0
     named = question("choice", "red cube", choices=["red cube", "blue ball"])
     assert accuracy(named, "Red cube") == 1.0 and accuracy(named, "the red cube") == 0.0
 
