@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import base64
 import dataclasses
+import functools
 import hmac
 import io
 import socket
@@ -22,7 +23,8 @@ from PIL import Image
 
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ConfigError, ToolRefusal
-from toolshed.mcp.sessions import MAX_IMAGES, MAX_SESSION_IMAGES, Pictures, Sessions
+from toolshed.limits import CALL_IMAGES
+from toolshed.mcp.sessions import Pictures, Sessions
 from toolshed.registry import contract_of
 from toolshed.schemas import mangled
 from toolshed.session import Session
@@ -113,21 +115,21 @@ class Server:
         return _told(result, handle, session)
 
     def _session(self, own: dict[str, Json]) -> tuple[str, Session]:
-        images = self._pictures.read(own["images"]) if "images" in own else []
         if "session" in own:
             if "scene" in own:
                 raise ToolRefusal("bad_argument", "scene is given where a session begins")
             session = self._sessions.find(own["session"])
-            if len(session.images) + len(images) > MAX_SESSION_IMAGES:
-                raise ToolRefusal(
-                    "too_many_images", f"a session has at most {MAX_SESSION_IMAGES} pictures"
-                )
-            session.images.extend(images)
+            session.images.extend(self._images(own, session))
             return str(own["session"]), session
         scene = own.get("scene")
         if isinstance(scene, bool) or not isinstance(scene, int | None):
             raise ToolRefusal("bad_argument", f"scene: got {scene!r:.60}; allowed: a whole number")
-        return self._sessions.open(images, scene)
+        return self._sessions.open(self._images(own, None), scene)
+
+    def _images(self, own: dict[str, Json], session: Session | None) -> list[ToolImage]:
+        """What a call hands in. Also without: the pictures that tools brought are counted."""
+        given = own.get("images", [])
+        return self._pictures.read(given, functools.partial(self._sessions.admit, session))
 
     def _input_schema(self, spec: ToolSpec) -> dict[str, Json]:
         properties = spec.parameters["properties"]
@@ -281,7 +283,7 @@ _OWN_SCHEMAS: dict[str, Json] = {
     "images": {
         "type": "array",
         "items": _PICTURE_SCHEMA,
-        "maxItems": MAX_IMAGES,
+        "maxItems": CALL_IMAGES,
         "description": "Pictures that join the session before this call, counted on from its own.",
     },
     "scene": {
