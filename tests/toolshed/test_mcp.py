@@ -121,7 +121,7 @@ def test_pictures_are_counted_decoded_before_anything_is_decoded(
     shed: Toolshed, tmp_path: Path
 ) -> None:
     sessions, reader = Sessions(shed), Pictures([tmp_path])
-    two = [bomb(tmp_path, damaged=True)] * 2
+    two: list[Json] = [bomb(tmp_path, damaged=True)] * 2
     with pytest.raises(ToolRefusal) as caught:
         reader.read(two, partial(sessions.admit, None))
     # Whoever had decoded one of them would say that it is damaged.
