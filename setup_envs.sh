@@ -9,7 +9,7 @@ usage: bash setup_envs.sh [all|sft|rl|tools|sglang] [--cpu] [--force]
 
   sft, rl   .venv, one environment for the tool server, training and evaluation
   tools     the tool environments that this machine can have (install_tools/), in .envs
-  sglang    the rollout engine's environment: comes with the sglang policy, not in this version
+  sglang    the rollout engine's environment: not made in this version (docs/ENVIRONMENTS.md says why)
   all       .venv and the tool environments (the default)
 
   --cpu     for a machine without GPU: placeholders where a package has no CPU build
@@ -52,7 +52,7 @@ case "${what:-all}" in
   all) bash scripts/setup.sh "${force[@]}"; tools ;;
   sglang)
     echo "setup_envs.sh: the sglang environment comes with the sglang policy, which is not part of this version;" \
-      "RL samples with the transformers policy in .venv" >&2
+      "RL samples with the transformers policy in .venv (docs/ENVIRONMENTS.md says why)" >&2
     exit 2
     ;;
 esac

@@ -7,7 +7,10 @@ import os
 # Before torch is imported: on small models a second thread costs 20 times what it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import atexit
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,10 @@ from toolshed.types import ToolSpec
 # A shell that runs the tests in the background has interrupts ignored, which children inherit; some
 # tests interrupt children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Else commands would find the tools that the developer's own server keeps.
+os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="toolshed-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

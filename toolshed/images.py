@@ -57,6 +57,17 @@ def check_image(source: ImageSource) -> None:
             _read(location, lambda image: image.verify())
 
 
+def announced_bytes(source: ImageSource) -> int:
+    """Bytes that a picture and its depth image take when they are loaded, as their headers
+    announce it; nothing is decoded. ConfigError where one cannot be read or is too large."""
+    sizes: list[int] = []
+    for location, each in ((source.image, 3), (source.depth, 2)):
+        if location is not None:
+            image = _read(location, lambda opened: None)
+            sizes.append(image.width * image.height * each)
+    return sum(sizes)
+
+
 def make_image(
     pixels: npt.NDArray[np.uint8],
     depth_mm: npt.NDArray[np.uint16] | None = None,

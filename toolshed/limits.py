@@ -31,6 +31,16 @@ IMAGE_PIXELS = 50_000_000
 """Of a picture as its header announces it, read before anything is decoded."""
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 IMAGE_FRAMES = 1
+CLIENT_SESSIONS = 256
+"""Of an MCP server, open at a time."""
+CALL_IMAGES = 32
+"""Pictures that an MCP client may hand in with one call."""
+SESSION_IMAGES = 256
+"""Pictures in one session of an MCP client."""
+SESSION_IMAGE_BYTES = 256_000_000
+"""Of the pictures of one such session, decoded: a file of 6 kB may hold 147 MB."""
+SERVER_IMAGE_BYTES = 1_000_000_000
+"""Of the pictures of all of them, decoded; room for one session's at least."""
 NESTED_CALLS = 8
 """Tool calls that code of one call may make."""
 CALL_DEPTH = 2

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 
 from toolshed.cli import COMMANDS, main
 from toolshed.commands import doctor
+from toolshed.sandbox import levels
 from toolshed.serving.registry import Registry, SeatReport
 from toolshed.tabletop.state import initial_state
 from toolshed.tabletop.world import World
@@ -163,8 +165,7 @@ def test_a_users_mistake_is_one_sentence(
         (["schemas", "light", "--format", "opnai"], "choose from"),
         (["scale", "roborefer", "-1"], "less than 0"),
         (["scale", "roborefer", "many"], "invalid"),
-        (["drain", "roborefer"], "required: --address, INDEX"),
-        (["status"], "required: --address"),
+        (["drain", "roborefer"], "required: INDEX"),
         (["status", "--address", "x", "--adress", "x"], "unrecognized arguments"),
     ],
 )
@@ -275,6 +276,22 @@ def test_the_doctor_sees_what_there_is_and_names_what_is_missing(
     }
 
 
+def test_the_doctor_knows_every_extra_of_the_library() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert set(doctor.EXTRAS) == set(extras) - {"all", "train", "dev"}
+
+
+def test_the_doctor_tells_how_to_get_a_sandbox_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(levels, "SANDBOXES", ())
+    assert main(["doctor", "--json"]) == 0
+    (row,) = [each for each in json.loads(capsys.readouterr().out) if each["name"] == "sandbox"]
+    assert row["found"] == "" and "apt-get install bubblewrap" in row["remedy"]
+    assert "cannot be had on this machine" in row["remedy"]
+
+
 # ---- as a program ---------------------------------------------------------------------------
 
 
@@ -313,7 +330,7 @@ def test_an_interrupt_ends_it_cleanly(tmp_path: Path) -> None:
             out, told = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert (process.returncode, out, told) == (130, "", "interrupted\n")
+    assert (process.returncode, out, told) == (130, "", "tools: in process\ninterrupted\n")
 
 
 def test_a_reader_that_goes_early_is_no_error(tmp_path: Path) -> None:

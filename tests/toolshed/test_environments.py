@@ -313,6 +313,17 @@ def test_conda_makes_a_prefix_where_the_recipe_says_so(
     assert re.search(rf"{program} create --yes --prefix \S+ python={version} pip", said)
 
 
+def test_one_of_all_that_cannot_be_made_is_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOOLSHED_ENVS", str(tmp_path))
+    (tmp_path / "bbox").mkdir()
+    assert env.main(["create", "--all", "--cpu", "--dry-run"]) == 2
+    captured = capsys.readouterr()
+    assert "error: not made, for the reasons above: bbox" in captured.err
+    assert "sam2: " in captured.out, "the others are made all the same"
+
+
 @pytest.mark.parametrize(
     ("script", "words", "code", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import os
 import re
 import signal
@@ -11,13 +12,16 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from toolshed.errors import ConfigError, ToolRefusal
+from toolshed.images import make_image
 from toolshed.mcp.server import main
 from toolshed.mcp.sessions import Pictures, Sessions
 from toolshed.schemas import schemas_of
@@ -98,12 +102,58 @@ def test_too_many_sessions_end_the_one_idle_for_longest(shed: Toolshed) -> None:
         sessions.find(second)
 
 
+def admit(num_images: int, num_bytes: int) -> None:
+    """As a server without limits."""
+
+
+def bomb(folder: Path, *, damaged: bool = False) -> str:
+    """A picture of 6 kB that takes 147 MB; damaged, its header says so, but it has no pixels."""
+    file = io.BytesIO()
+    Image.new("1", (7000, 7000)).save(file, format="PNG")
+    content = file.getvalue()
+    assert len(content) < 10_000
+    place = folder / "bomb.png"
+    place.write_bytes(content[:60] if damaged else content)
+    return str(place)
+
+
+def test_pictures_are_counted_decoded_before_anything_is_decoded(
+    shed: Toolshed, tmp_path: Path
+) -> None:
+    sessions, reader = Sessions(shed), Pictures([tmp_path])
+    two: list[Json] = [bomb(tmp_path, damaged=True)] * 2
+    with pytest.raises(ToolRefusal) as caught:
+        reader.read(two, partial(sessions.admit, None))
+    # Whoever had decoded one of them would say that it is damaged.
+    assert caught.value.reason == "too_large"
+    assert "294000000 bytes" in caught.value.text and "256000000" in caught.value.text
+    one = reader.read([bomb(tmp_path)], partial(sessions.admit, None))
+    _, session = sessions.open(one, None)
+    with pytest.raises(ToolRefusal, match=r"a session that has 147000000; allowed: 256000000"):
+        reader.read(two[:1], partial(sessions.admit, session))
+    with pytest.raises(ToolRefusal, match=r"got 256 pictures for a session that has 1"):
+        sessions.admit(session, 256, 0)
+
+
+def test_beyond_the_servers_bytes_the_sessions_idle_for_longest_end(shed: Toolshed) -> None:
+    sessions = Sessions(shed, max_bytes=3000)
+    image = make_image(np.zeros((20, 20, 3), np.uint8))
+    first, session = sessions.open([image], None)
+    empty, _ = sessions.open([], None)
+    second, _ = sessions.open([image], None)
+    sessions.find(first)
+    sessions.admit(session, 1, 1200)
+    assert sessions.find(first) is session and sessions.find(empty)
+    with pytest.raises(ToolRefusal, match="took more than 3000 bytes"):
+        sessions.find(second)
+
+
 def test_pictures_come_from_allowed_folders_and_data_uris(pictures: Path) -> None:
     reader = Pictures([pictures])
-    (image,) = reader.read([given(pictures)])
+    (image,) = reader.read([given(pictures)], admit)
     assert (image.width, image.focal_length_px) == (448, 700.0) and image.depth_mm is not None
     data = base64.b64encode((pictures / "desk.png").read_bytes()).decode()
-    (same,) = Pictures([]).read([f"data:image/png;base64,{data}"])
+    (same,) = Pictures([]).read([f"data:image/png;base64,{data}"], admit)
     assert (same.pixels == image.pixels).all()
 
 
@@ -132,14 +182,14 @@ def test_pictures_come_from_allowed_folders_and_data_uris(pictures: Path) -> Non
 )
 def test_other_places_are_refused(pictures: Path, make: Callable[[Path], Json], told: str) -> None:
     with pytest.raises(ToolRefusal, match=told):
-        Pictures([pictures]).read([make(pictures)])
+        Pictures([pictures]).read([make(pictures)], admit)
 
 
 def test_without_a_folder_no_file_is_read(pictures: Path) -> None:
     with pytest.raises(ToolRefusal, match="reads no files"):
-        Pictures([]).read([str(pictures / "desk.png")])
+        Pictures([]).read([str(pictures / "desk.png")], admit)
     with pytest.raises(ToolRefusal, match="list of at most 32"):
-        Pictures([]).read("desk.png")
+        Pictures([]).read("desk.png", admit)
     with pytest.raises(ConfigError, match="is no folder"):
         Pictures([pictures / "desk.png"])
 

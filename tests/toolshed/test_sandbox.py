@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -233,6 +234,53 @@ def test_hands_stay_bound(box: Sandbox) -> None:
         "lambda: os.memfd_create('x'), lambda: os.kill(1, 0), lambda: os.chroot('/')",
     )
     assert "done" not in found
+
+
+OTHERS = """
+import ctypes, fcntl, os, platform, resource, signal
+libc = ctypes.CDLL(None, use_errno=True)
+tgkill = {"x86_64": 234, "aarch64": 131}[platform.machine()]
+setpriority = {"x86_64": 141, "aarch64": 140}[platform.machine()]
+other = os.fork()
+if other == 0:
+    time.sleep(5)
+    os._exit(7)
+def tried(attempt):
+    try:
+        return "done" if attempt() != -1 else "PermissionError"
+    except OSError as error:
+        return type(error).__name__
+def owned(command, value):
+    reading, _ = os.pipe()
+    fcntl.fcntl(reading, command, value)
+attempts = [
+    lambda: libc.syscall(tgkill, other, other, 9),
+    lambda: resource.prlimit(other, resource.RLIMIT_CPU, (1, 1)),
+    lambda: resource.prlimit(other, resource.RLIMIT_CPU),
+    lambda: os.sched_setaffinity(other, os.sched_getaffinity(0)),
+    lambda: libc.syscall(setpriority, 0, other, 19),
+    lambda: owned(fcntl.F_SETOWN, other),
+    lambda: owned(10, 9),
+]
+result = [tried(each) for each in attempts]
+ended, code = os.waitpid(other, os.WNOHANG)
+own = []
+signal.signal(signal.SIGUSR1, lambda number, frame: own.append(number))
+signal.raise_signal(signal.SIGUSR1)
+limit = resource.prlimit(0, resource.RLIMIT_NOFILE)
+same = resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE) == limit
+result = [result, ended, len(own), same]
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="has no filter here")
+def test_other_processes_cannot_be_signalled_nor_limited(box: Sandbox) -> None:
+    found = run(box, OTHERS)
+    assert found.ended == "ended", found
+    tried, ended, signals, same = found.result
+    # The child is of the same user: without the filter the kernel would allow all of it.
+    assert set(tried) == {"PermissionError"} and ended == 0
+    assert signals == 1 and same, "a program may raise signals of its own and ask for its limits"
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """``toolshed call``: one call, or several in one session, as a model would make them.
 
-In process, or with running tools where their address is given. Replies go to standard output, all
-else to standard error; what came back is drawn on its picture.
+In process, unless tools of the same config are running: those of ``--address``, or those that
+this user's ``toolshed serve`` keeps. Replies go to standard output, all else to standard error;
+what came back is drawn on its picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import itertools
 import json
 import signal
@@ -20,12 +22,14 @@ from types import FrameType
 from typing import NoReturn
 
 from toolshed.command import MACHINE_FAILURE, USER_ERROR
+from toolshed.commands.remote import Running, config_name, find_running
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image
 from toolshed.session import Session
 from toolshed.shed import Toolshed
 from toolshed.tool import Method, Role
+from toolshed.toolset import ToolSet
 from toolshed.types import Json, TextReply, ToolCall, ToolImage, ToolResult, ToolValue
 
 _NEXT_CALL = "--"
@@ -53,9 +57,9 @@ class Words:
 def main(arguments: Sequence[str]) -> int:
     """Make the calls in order, up to the first that was not answered."""
     options, typed = _parse(arguments)
-    config = _config(options)
-    images = _images(options)
     names = list(dict.fromkeys(each.name for each in typed))
+    config = _config(options, names)
+    images = _images(options)
     with _interrupted_at_once(), Toolshed.open(config, show=names) as shed:
         session = shed.session(images, scene=options.scene, priority="interactive")
         calls = [(each, shed.tools.methods[each.name]) for each in typed]
@@ -171,11 +175,39 @@ def _number_or_text(text: str) -> Json:
         return text
 
 
-def _config(options: argparse.Namespace) -> ToolshedConfig:
+def _config(options: argparse.Namespace, names: Sequence[str]) -> ToolshedConfig:
+    """The config with the place where its tools answer, which is said on standard error."""
     config = load_tools(options.config)
     if options.address is not None:
+        if options.local:
+            raise ConfigError("give --local or --address, not both")
         return replaced(config, {"host": "ray", "ray_address": options.address})
-    return replaced(config, {"host": "local"})
+    running, why = (None, "") if options.local else _running(config, options.config, names)
+    if running is None:
+        print(f"tools: in process{why and f'; {why}'}", file=sys.stderr)
+        return replaced(config, {"host": "local"})
+    print(f"tools: those running at {running.address}", file=sys.stderr)
+    place = {"ray_address": running.address, "namespace": running.namespace}
+    return replaced(config, {"host": "ray", **place})
+
+
+def _running(config: ToolshedConfig, word: str, names: Sequence[str]) -> tuple[Running | None, str]:
+    """This user's running tools where they are those of the config, else why not."""
+    try:
+        running = find_running()
+    except ConfigError as error:
+        return None, str(error)
+    if running is None:
+        return None, ""
+    if running.config != config_name(word):
+        return None, f"those running at {running.address} are of {running.config}"
+    families = {name.partition(".")[0] for name in names}
+    same = ToolSet.of(config).schema_hash == running.schema_hash
+    if not same or not families <= set(running.families):
+        return None, f"those running at {running.address} are of another state of {word}"
+    if importlib.util.find_spec("ray") is None:
+        return None, f"those running at {running.address} need Ray; pip install 'spacetools[ray]'"
+    return running, ""
 
 
 def _images(options: argparse.Namespace) -> list[ToolImage]:
@@ -227,7 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         help="where the drawing goes (default: <image stem>.<family>.png in this folder)",
     )
     parser.add_argument(
-        "--address", default=None, help="address of running tools, or the file that has it"
+        "--address",
+        default=None,
+        help="address of running tools, or the file that has it (default: those of the same config "
+        "that your toolshed serve keeps, if any)",
+    )
+    parser.add_argument(
+        "--local", action="store_true", help="in this process, whatever else is running"
     )
     return parser
 

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import toolshed
+from toolshed.errors import ConfigError
 
 EXTRAS = {
     "light": ("scipy", "mujoco"),
     "ray": ("ray",),
     "serve": ("fastapi", "uvicorn"),
     "mcp": ("mcp",),
+    "sandbox": ("sandlock",),
 }
 """Extras and the packages that each brings."""
 
@@ -69,9 +71,13 @@ def _extra(name: str) -> Row:
 
 
 def _sandbox() -> Row:
-    from toolshed.sandbox.levels import describe
+    from toolshed.sandbox.levels import choose, describe
 
-    return Row(name="sandbox", found=describe(), remedy="apt-get install bubblewrap")
+    try:
+        choose()
+    except ConfigError as error:
+        return Row(name="sandbox", found="", remedy=f"apt-get install bubblewrap ({error})")
+    return Row(name="sandbox", found=describe())
 
 
 def _environments() -> int:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from toolshed.command import MACHINE_FAILURE, run_command
 from toolshed.environments.build import check_possible, create
 from toolshed.environments.environment import EnvironmentReport, doctor
 from toolshed.environments.recipes import environments_folder, recipes
@@ -16,14 +17,14 @@ from toolshed.errors import ConfigError
 def main(arguments: Sequence[str]) -> int:
     """Run ``toolshed env`` with the words after it; the exit code."""
     given = _parser().parse_args(arguments)
+    return run_command(lambda: _run(given), "toolshed")
+
+
+def _run(given: argparse.Namespace) -> int:
     try:
         return _doctor(given) if given.verb == "doctor" else _create(given)
-    except ConfigError as error:
-        print(f"toolshed env: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("\ntoolshed env: stopped; what was half made is removed", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("what was half made is removed") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,10 +88,10 @@ def _create_all(given: argparse.Namespace) -> int:
             create(name, cpu=given.cpu, force=given.force, dry_run=given.dry_run, say=_say)
         except ConfigError as error:
             failed.append(name)
-            print(f"toolshed env: {error}", file=sys.stderr)
+            print(f"{name}: {error}", file=sys.stderr)
     if failed:
-        print(f"toolshed env: not made: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        raise ConfigError(f"not made, for the reasons above: {', '.join(failed)}")
+    return 0
 
 
 def _say(text: str) -> None:
@@ -113,7 +114,7 @@ def _doctor(given: argparse.Namespace) -> int:
             print(f"    {note}")
         if report.next_command:
             print(f"    next: {report.next_command}")
-    return 1 if any(each.state == "broken" for each in reports) else 0
+    return MACHINE_FAILURE if any(each.state == "broken" for each in reports) else 0
 
 
 def _cells(report: EnvironmentReport) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.cookies
 import importlib.resources
 import json
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -16,9 +15,9 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from toolshed.commands.dashboard import is_loopback
 from toolshed.dashboard.data import Place
 from toolshed.dashboard.watch import Watch
+from toolshed.front_door import bearer, headers_of, is_right, names_this_machine
 
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -138,24 +137,24 @@ class _Guard:
 
     def _objection(self, scope: _Scope) -> Response | None:
         """What to answer instead of the page; None for those who may see it."""
-        headers = {
-            name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]
-        }
+        headers = headers_of(scope)
         if self._token is None:
-            if is_loopback(_name_of(headers.get("host", ""))):
+            if names_this_machine(headers):
                 return None
             return HTMLResponse("This dashboard answers to localhost alone.", status_code=403)
         asked = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if "token" in asked:
             return self._let_in(scope["path"], asked)
-        kind, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer if kind.lower() == "bearer" else self._from_cookie(headers.get("cookie", ""))
-        return None if self._is_right(given) else HTMLResponse(_ASK, status_code=401)
+        given = bearer(headers)
+        if given is None:
+            given = self._from_cookie(headers.get("cookie", ""))
+        return None if is_right(given, self._token) else HTMLResponse(_ASK, status_code=401)
 
     def _let_in(self, path: str, asked: dict[str, list[str]]) -> Response:
         """The token moves from the address, which is shown and kept, into a cookie."""
+        assert self._token is not None, "asked only where there is one"
         given = asked.pop("token")[-1]
-        if not self._is_right(given):
+        if not is_right(given, self._token):
             return HTMLResponse(_ASK, status_code=401)
         # One slash at the beginning: two would name another machine.
         place = "/" + path.lstrip("/")
@@ -171,16 +170,6 @@ class _Guard:
         except http.cookies.CookieError:
             return ""
         return jar[self._cookie].value if self._cookie in jar else ""
-
-    def _is_right(self, given: str) -> bool:
-        assert self._token is not None, "asked only where there is one"
-        return secrets.compare_digest(given.encode("utf-8", "replace"), self._token.encode())
-
-
-def _name_of(host: str) -> str:
-    """The name in a Host header, without its port."""
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdigit() else host
 
 
 _ASK = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Toolshed</title>

@@ -9,44 +9,47 @@ from __future__ import annotations
 import argparse
 import base64
 import dataclasses
-import hmac
+import functools
 import io
-import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from PIL import Image
 
 from toolshed.config import ToolshedConfig, load_tools, replaced
 from toolshed.errors import ConfigError, ToolRefusal
-from toolshed.mcp.sessions import MAX_IMAGES, MAX_SESSION_IMAGES, Pictures, Sessions
+from toolshed.front_door import (
+    add_token_flags,
+    bound,
+    check_interface,
+    guarded,
+    read_token,
+    url,
+)
+from toolshed.limits import CALL_IMAGES
+from toolshed.mcp.sessions import Pictures, Sessions
 from toolshed.registry import contract_of
 from toolshed.schemas import mangled
 from toolshed.session import Session
 from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolCall, ToolImage, ToolResult, ToolSpec
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _MAX_BODY_BYTES = 64 << 20
 _UNKNOWN_TOOL = -32602
 """Code that the protocol has for invalid parameters, a tool's name among them."""
 _OWN = ("session", "images", "scene")
-_Asgi: TypeAlias = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until the client goes or an interrupt comes."""
     options = _parser().parse_args(arguments)
     place = None if options.http is None else _place(options.http)
-    token = _token(options.token)
-    if place is not None and place[0] not in LOOPBACK and token is None:
-        raise ConfigError(
-            f"--http {options.http} can be reached from other machines; give a --token that "
-            "clients must send, or bind to 127.0.0.1"
-        )
+    token = read_token(options.token, options.token_file)
+    if place is not None:
+        check_interface("--http", place[0], token)
     _need_sdk()
     with Toolshed.open(_config(options)) as shed:
         server = Server(shed, Pictures(options.root))
@@ -113,21 +116,21 @@ class Server:
         return _told(result, handle, session)
 
     def _session(self, own: dict[str, Json]) -> tuple[str, Session]:
-        images = self._pictures.read(own["images"]) if "images" in own else []
         if "session" in own:
             if "scene" in own:
                 raise ToolRefusal("bad_argument", "scene is given where a session begins")
             session = self._sessions.find(own["session"])
-            if len(session.images) + len(images) > MAX_SESSION_IMAGES:
-                raise ToolRefusal(
-                    "too_many_images", f"a session has at most {MAX_SESSION_IMAGES} pictures"
-                )
-            session.images.extend(images)
+            session.images.extend(self._images(own, session))
             return str(own["session"]), session
         scene = own.get("scene")
         if isinstance(scene, bool) or not isinstance(scene, int | None):
             raise ToolRefusal("bad_argument", f"scene: got {scene!r:.60}; allowed: a whole number")
-        return self._sessions.open(images, scene)
+        return self._sessions.open(self._images(own, None), scene)
+
+    def _images(self, own: dict[str, Json], session: Session | None) -> list[ToolImage]:
+        """What a call hands in. Also without: the pictures that tools brought are counted."""
+        given = own.get("images", [])
+        return self._pictures.read(given, functools.partial(self._sessions.admit, session))
 
     def _input_schema(self, spec: ToolSpec) -> dict[str, Json]:
         properties = spec.parameters["properties"]
@@ -163,20 +166,13 @@ class Server:
         import uvicorn
 
         host, port = place
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            listening = socket.create_server((host, port), family=family)
-        except OSError as error:
-            raise ConfigError(f"--http {host}:{port} cannot be listened at: {error}") from error
-        app: _Asgi = self._sdk_server().streamable_http_app(
+        listening = bound(f"--http {host}:{port}", host, port)
+        app = self._sdk_server().streamable_http_app(
             host=host, max_request_body_size=_MAX_BODY_BYTES
         )
-        if token is not None:
-            app = with_token(app, token)
-        found = listening.getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"tools: MCP at http://{shown}:{found}/mcp", file=sys.stderr, flush=True)
-        settings = uvicorn.Config(app, log_level="warning", access_log=False)
+        found = url(host, listening.getsockname()[1])
+        print(f"tools: MCP at {found}/mcp", file=sys.stderr, flush=True)
+        settings = uvicorn.Config(guarded(app, token), log_level="warning", access_log=False)
         uvicorn.Server(settings).run(sockets=[listening])
 
     def _sdk_server(self) -> Any:
@@ -195,23 +191,6 @@ class Server:
             on_list_tools=list_tools,
             on_call_tool=call_tool,
         )
-
-
-def with_token(app: _Asgi, token: str) -> _Asgi:
-    """Only for requests that bring the token."""
-    wanted = f"Bearer {token}".encode()
-
-    async def guarded(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        if scope["type"] != "lifespan":
-            brought = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(brought, wanted):
-                headers = [(b"www-authenticate", b"Bearer"), (b"content-length", b"0")]
-                await send({"type": "http.response.start", "status": 401, "headers": headers})
-                await send({"type": "http.response.body", "body": b""})
-                return
-        await app(scope, receive, send)
-
-    return guarded
 
 
 # ---- results --------------------------------------------------------------------------------
@@ -281,7 +260,7 @@ _OWN_SCHEMAS: dict[str, Json] = {
     "images": {
         "type": "array",
         "items": _PICTURE_SCHEMA,
-        "maxItems": MAX_IMAGES,
+        "maxItems": CALL_IMAGES,
         "description": "Pictures that join the session before this call, counted on from its own.",
     },
     "scene": {
@@ -325,20 +304,6 @@ def _place(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _token(given: str | None) -> str | None:
-    """The token itself, or the content of the file that ``@FILE`` names."""
-    if given is None:
-        return None
-    if given.startswith("@"):
-        try:
-            given = Path(given[1:]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--token {given}: {error}") from error
-    if len(given) < 16 or not given.isascii() or not given.isprintable():
-        raise ConfigError("--token must have at least 16 printable ASCII characters")
-    return given
-
-
 def _need_sdk() -> None:
     try:
         import mcp  # noqa: F401
@@ -363,11 +328,7 @@ def _parser() -> argparse.ArgumentParser:
         default=None,
         help="serve over HTTP; other interfaces than the loopback only with --token",
     )
-    parser.add_argument(
-        "--token",
-        default=None,
-        help="what HTTP clients must send as 'Authorization: Bearer TOKEN'; @FILE: read from FILE",
-    )
+    add_token_flags(parser)
     parser.add_argument(
         "--root",
         action="append",

@@ -13,16 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from toolshed import limits
+from toolshed.arrays import num_bytes
 from toolshed.errors import ConfigError, ToolRefusal
-from toolshed.images import ImageSource, load_image
+from toolshed.images import ImageSource, announced_bytes, load_image
 from toolshed.session import Session
 from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolImage
 
-MAX_SESSIONS = 256
-MAX_IMAGES = 32
-"""Pictures that a client may hand in with one call."""
-MAX_SESSION_IMAGES = 256
 _REMEMBERED = 4096
 """Handles that are known to have expired."""
 
@@ -40,13 +38,15 @@ class Sessions:
         self,
         shed: Toolshed,
         *,
-        max_sessions: int = MAX_SESSIONS,
+        max_sessions: int = limits.CLIENT_SESSIONS,
+        max_bytes: int = limits.SERVER_IMAGE_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.minutes = shed.config.variable_minutes
         """A handle expires when nobody has used it for so long."""
         self._shed = shed
         self._max_sessions = max_sessions
+        self._max_bytes = max_bytes
         self._clock = clock
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._gone: OrderedDict[str, str] = OrderedDict()
@@ -80,6 +80,35 @@ class Sessions:
             f"there is no session {str(handle)[:60]!r}; leave session out to begin a new one",
         )
 
+    def admit(self, session: Session | None, num_images: int, new_bytes: int) -> None:
+        """See to it that there is room for pictures of so many decoded bytes, in a session or a
+        new one. ToolRefusal where the session may not hold them; where the server may not, the
+        sessions that were idle for longest go."""
+        held = [] if session is None else session.images
+        if len(held) + num_images > limits.SESSION_IMAGES:
+            raise ToolRefusal(
+                "too_many_images",
+                f"images: got {num_images} pictures for a session that has {len(held)}; allowed: "
+                f"{limits.SESSION_IMAGES} in a session",
+            )
+        held_bytes = num_bytes(tuple(held))
+        if held_bytes + new_bytes > limits.SESSION_IMAGE_BYTES:
+            raise ToolRefusal(
+                "too_large",
+                f"images: got {new_bytes} bytes of decoded pictures for a session that has "
+                f"{held_bytes}; allowed: {limits.SESSION_IMAGE_BYTES} in a session; leave session "
+                "out to begin a new one, or send smaller pictures",
+            )
+        sizes = {handle: _held_bytes(kept) for handle, kept in self._kept.items()}
+        total = sum(sizes.values()) + new_bytes
+        for handle, size in sizes.items():
+            if total <= self._max_bytes:
+                return
+            if size and self._kept[handle].session is not session:
+                total -= size
+                told = f"the pictures of all sessions took more than {self._max_bytes} bytes"
+                self._drop(handle, told)
+
     def __len__(self) -> int:
         return len(self._kept)
 
@@ -98,6 +127,10 @@ class Sessions:
             self._gone.popitem(last=False)
 
 
+def _held_bytes(kept: _Kept) -> int:
+    return num_bytes(tuple(kept.session.images))
+
+
 class Pictures:
     """Reads the pictures that clients name: data URIs, and files under the folders allowed."""
 
@@ -107,13 +140,23 @@ class Pictures:
                 raise ConfigError(f"--root {root} is no folder")
         self._roots = [root.resolve() for root in roots]
 
-    def read(self, given: Json) -> list[ToolImage]:
-        """The pictures of the argument ``images``; ToolRefusal where one cannot be had."""
-        if not isinstance(given, list) or len(given) > MAX_IMAGES:
-            raise ToolRefusal("bad_argument", f"images must be a list of at most {MAX_IMAGES}")
-        return [self._one(each) for each in given]
+    def read(self, given: Json, admit: Callable[[int, int], None]) -> list[ToolImage]:
+        """The pictures of the argument ``images``; ToolRefusal where one cannot be had.
 
-    def _one(self, given: Json) -> ToolImage:
+        ``admit`` hears how many there are and how many bytes they will take, before anything is
+        decoded, and may refuse them.
+        """
+        most = limits.CALL_IMAGES
+        if not isinstance(given, list) or len(given) > most:
+            raise ToolRefusal("bad_argument", f"images must be a list of at most {most}")
+        sources = [self._source(each) for each in given]
+        try:
+            admit(len(sources), sum(map(announced_bytes, sources)))
+            return list(map(load_image, sources))
+        except ConfigError as error:
+            raise ToolRefusal("bad_image", str(error)) from error
+
+    def _source(self, given: Json) -> ImageSource:
         fields = {"image": given} if isinstance(given, str) else given
         if not isinstance(fields, dict) or not isinstance(fields.get("image"), str):
             raise ToolRefusal(
@@ -127,15 +170,11 @@ class Pictures:
             raise ToolRefusal("bad_argument", "focal_length_px must be a number of pixels")
         if focal is not None and not 1 <= focal <= 100_000:
             raise ToolRefusal("bad_argument", f"focal_length_px: got {focal}; allowed: 1 to 100000")
-        source = ImageSource(
+        return ImageSource(
             image=self._allowed(fields["image"]),
             depth=None if depth is None else self._allowed(depth),
             focal_length_px=None if focal is None else float(focal),
         )
-        try:
-            return load_image(source)
-        except ConfigError as error:
-            raise ToolRefusal("bad_image", str(error)) from error
 
     def _allowed(self, location: Json) -> str:
         if not isinstance(location, str):

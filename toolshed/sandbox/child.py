@@ -264,13 +264,31 @@ _DENIED: dict[str, tuple[int, tuple[int, ...]]] = {
     "x86_64": (0xC000003E, (
         41, 42, 49, 29, 64, 68, 319, 447, 101, 310, 311, 424, 434, 438, 62, 200, 129, 297,
         248, 249, 250, 165, 166, 155, 161, 272, 308, 304, 321, 323, 298, 425, 428, 442,
+        141, 251, 256, 279, 312, 440, 448,
     )),
     "aarch64": (0xC00000B7, (
         198, 203, 200, 194, 190, 186, 279, 447, 117, 270, 271, 424, 434, 438, 129, 130, 138, 240,
         217, 218, 219, 40, 39, 41, 51, 97, 268, 265, 280, 282, 241, 425, 428, 442,
+        140, 30, 238, 239, 272, 440, 448,
     )),
 }
 # fmt: on
+
+_SIGNAL: dict[str, int] = {"x86_64": 234, "aarch64": 131}
+"""tgkill, by which a program also raises signals of its own: for the own process alone."""
+_ABOUT: dict[str, tuple[int, ...]] = {
+    "x86_64": (302, 203, 144, 142, 314),
+    "aarch64": (261, 122, 119, 118, 274),
+}
+"""prlimit64, sched_setaffinity and the like: about the own process, also called 0, alone."""
+_OWNERS: dict[str, tuple[tuple[int, tuple[int, ...]], ...]] = {
+    "x86_64": ((72, (8, 10, 15)), (16, (0x8901, 0x8902))),
+    "aarch64": ((25, (8, 10, 15)), (29, (0x8901, 0x8902))),
+}
+"""fcntl and ioctl, which name who is sent a signal, any signal, when a pipe has news."""
+_ALLOW, _DENY, _KILL = 0x7FFF0000, 0x00050001, 0x80000000
+_LOAD, _EQUAL, _ABOVE, _END = 0x20, 0x15, 0x35, 0x06
+_Step = tuple[int, int, int, int]
 
 
 def deny_calls(libc: ctypes.CDLL) -> bool:
@@ -279,11 +297,11 @@ def deny_calls(libc: ctypes.CDLL) -> bool:
     if known is None:
         return False
     architecture, numbers = known
-    load, equal, above, end = 0x20, 0x15, 0x35, 0x06
-    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (end, 0, 0, 0x80000000)]
-    program += [(load, 0, 0, 0), (above, len(numbers) + 1, 0, 0x40000000)]
-    program += [(equal, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
-    program += [(end, 0, 0, 0x7FFF0000), (end, 0, 0, 0x00050001)]
+    program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_END, 0, 0, _KILL)]
+    program += [(_LOAD, 0, 0, 0), *_conditions(platform.machine(), os.getpid())]
+    program += [(_ABOVE, len(numbers) + 1, 0, 0x40000000)]
+    program += [(_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
+    program += [(_END, 0, 0, _ALLOW), (_END, 0, 0, _DENY)]
     packed = b"".join(struct.pack("<HBBI", *each) for each in program)
     text = ctypes.create_string_buffer(packed, len(packed))
 
@@ -294,6 +312,27 @@ def deny_calls(libc: ctypes.CDLL) -> bool:
     if libc.prctl(38, 1, 0, 0, 0) != 0:
         return False
     return bool(libc.prctl(22, 2, ctypes.byref(filled), 0, 0) == 0)
+
+
+def _conditions(machine: str, own: int) -> list[_Step]:
+    """What is denied for some arguments alone; a process that the code starts is another one."""
+    steps = _unless(_SIGNAL[machine], 0, (own,), hit=_ALLOW, miss=_DENY)
+    for number in _ABOUT[machine]:
+        steps += _unless(number, 0, (0, own), hit=_ALLOW, miss=_DENY)
+    for number, commands in _OWNERS[machine]:
+        steps += _unless(number, 1, commands, hit=_DENY, miss=_ALLOW)
+    return steps
+
+
+def _unless(
+    number: int, argument: int, values: tuple[int, ...], *, hit: int, miss: int
+) -> list[_Step]:
+    """Ends with ``hit`` for a call whose argument is one of the values, else with ``miss``; goes on
+    for other calls. Both machines are little-endian: the lower half, all that the kernel reads of
+    these arguments, comes first."""
+    tests = [(_EQUAL, len(values) - at, 0, value) for at, value in enumerate(values)]
+    steps = [(_LOAD, 0, 0, 16 + 8 * argument), *tests, (_END, 0, 0, miss), (_END, 0, 0, hit)]
+    return [(_EQUAL, 0, len(steps), number), *steps]
 
 
 if __name__ == "__main__":
