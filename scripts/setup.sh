@@ -75,4 +75,4 @@ install 'torch>=2.13,<2.14' || { echo "setup.sh: torch 2.13 could not be install
 echo "setup: the rest"
 install -c "$constraints" -e '.[all,train,dev]' || { echo "setup.sh: packages could not be installed; is the network up?" >&2; exit 1; }
 echo "$want" >"$stamp"
-echo "setup: done"
+echo "setup: done; source .venv/bin/activate puts toolshed and python on your path"

@@ -221,10 +221,14 @@ def load_class(location: str) -> type:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{location} cannot be loaded: no module {error.name!r}; install its package "
-            "(for the light back-ends: pip install 'spacetools[light]') or correct the name"
-        ) from error
+        ours = module_name.startswith("toolshed.")
+        remedy = (
+            "pip install 'spacetools[light]', or the package itself"
+            if ours
+            else "correct the name, install its package, or start this in the folder that holds it"
+        )
+        text = f"{location} cannot be loaded: no module {error.name!r}; {remedy}"
+        raise ConfigError(text) from error
     found = vars(module).get(class_name)
     if not isinstance(found, type):
         raise ConfigError(f"{module_name} has no class {class_name!r}")

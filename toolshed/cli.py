@@ -12,9 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from toolshed.command import USER_ERROR, run_command
-from toolshed.config import known_name
-
 COMMANDS: dict[str, str] = {
     "call": "make one call, or several in one session, and draw what came back",
     "schemas": "print the schemas of a tool config as one JSON list",
@@ -33,22 +30,36 @@ _USAGE = "usage: toolshed COMMAND ...\n       toolshed COMMAND --help"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if words else USER_ERROR
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        # While modules were loaded; from then on the command itself says it.
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(words: list[str]) -> int:
+    from toolshed.command import run_command
+
     # As `python -m` would have it: a tool config may name modules of the working directory.
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        return run_command(lambda: _run(words[0], words[1:]), "toolshed")
+        return run_command(lambda: _run(words), "toolshed")
     except BrokenPipeError:
         # Whoever read the output has what they wanted; a flush at exit must not complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _run(word: str, arguments: list[str]) -> int:
+def _run(words: list[str]) -> int:
+    from toolshed.command import USER_ERROR
+    from toolshed.config import known_name
+
+    if not words or words[0] in ("-h", "--help"):
+        print(_help(), flush=True)
+        return 0 if words else USER_ERROR
+    word, *arguments = words
     known_name(word, COMMANDS, "command")
     module = importlib.import_module(f"toolshed.commands.{word.replace('-', '_')}")
     code = cast("Callable[[list[str]], int]", vars(module)["main"])(arguments)

@@ -216,7 +216,8 @@ def _locate(word_or_path: str | Path) -> Path:
     path = Path(word_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
         if not path.is_file():
-            raise ConfigError(f"tool config {path} does not exist{_known_words()}")
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ConfigError(f"tool config {path} {what}{_known_words()}")
         return path
     for folder in _config_folders():
         candidate = folder / f"{path}.yaml"

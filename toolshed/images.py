@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import io
+import math
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from toolshed import limits
 from toolshed.errors import ConfigError
 from toolshed.types import ToolImage
 
+_DEPTH_MODES = ("I;16", "I;16B", "I")
+"""Pillow's names of one channel of 16 bits; older versions widen it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageSource:
@@ -37,16 +41,32 @@ class ImageSource:
 
 def load_image(source: ImageSource) -> ToolImage:
     """Read a picture; raises ConfigError naming the file where it cannot be read."""
+    _check_focal_length(source.focal_length_px)
     pixels = np.asarray(_open(source.image).convert("RGB"), dtype=np.uint8)
     depth_mm = None
     if source.depth is not None:
-        depth_mm = np.asarray(_open(source.depth)).astype(np.uint16)
+        depth_mm = _depth_mm(source.depth)
         if depth_mm.shape != pixels.shape[:2]:
             raise ConfigError(
                 f"depth image {_short(source.depth)} has size {depth_mm.shape}, its picture "
                 f"{_short(source.image)} {pixels.shape[:2]}; height and width must agree"
             )
     return make_image(pixels, depth_mm, source.focal_length_px)
+
+
+def _check_focal_length(focal_length_px: float | None) -> None:
+    if focal_length_px is not None and not (math.isfinite(focal_length_px) and focal_length_px > 0):
+        raise ConfigError(f"focal length {focal_length_px} px: a finite number above 0 is needed")
+
+
+def _depth_mm(location: str) -> npt.NDArray[np.uint16]:
+    image = _open(location)
+    if image.mode not in _DEPTH_MODES:
+        raise ConfigError(
+            f"depth image {_short(location)} holds {image.mode} pixels; one channel of 16 bits, in "
+            "millimetres, is needed"
+        )
+    return np.asarray(image).astype(np.uint16)
 
 
 @lru_cache(maxsize=65536)
@@ -98,15 +118,18 @@ def _read(location: str, use: Callable[[Image.Image], object]) -> Image.Image:
                 _check_frames(location, image)
                 use(image)
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"image {_short(location)} does not exist; check the path in the data set"
-        ) from error
+        remedy = "download it first" if "://" in location else "check the path"
+        raise ConfigError(f"image {_short(location)} does not exist; {remedy}") from error
     except ConfigError:
         raise
     except Image.DecompressionBombError as error:
         most = f"at most {limits.IMAGE_PIXELS} pixels"
         raise ConfigError(f"image {_short(location)}: {error}; {most}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, binascii.Error, ValueError) as error:
+    except UnidentifiedImageError as error:
+        formats = ", ".join(limits.IMAGE_FORMATS)
+        text = f"image {_short(location)} cannot be read: it is no whole picture of {formats}"
+        raise ConfigError(text) from error
+    except (OSError, SyntaxError, binascii.Error, ValueError) as error:
         # What the system says of a file repeats its whole name.
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(f"image {_short(location)} cannot be read: {why}") from error

@@ -111,8 +111,11 @@ class Toolshed:
     ) -> Session:
         """One episode: the pictures of its question, and the seed of the world it may act in.
 
-        Calls of ``interactive`` sessions go before those of others.
+        Calls of ``interactive`` sessions go before those of others. ConfigError where the scene is
+        no seed.
         """
+        if scene is not None and scene < 0:
+            raise ConfigError(f"scene {scene}: a seed from 0 on is needed")
         return Session(
             self.config,
             self.tools,

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from PIL import Image
+
 from toolshed.command import MACHINE_FAILURE, USER_ERROR
 from toolshed.commands.remote import Running, config_name, find_running
 from toolshed.config import ToolshedConfig, load_tools, replaced
@@ -34,6 +36,12 @@ from toolshed.types import Json, TextReply, ToolCall, ToolImage, ToolResult, Too
 
 _NEXT_CALL = "--"
 _CODES = {"ok": 0, "refused": USER_ERROR, "failed": MACHINE_FAILURE}
+_REMEDIES = {
+    "no_world": "give --scene SEED",
+    "no_depth": "give --depth FILE after the --image that it belongs to",
+    "no_focal_length": "give --focal PX",
+}
+"""Of refusals whose words are for models; by reason."""
 _EPILOG = """\
 examples:
   toolshed call roborefer.detect_one obj_name='red cube' --image desk.png
@@ -60,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     names = list(dict.fromkeys(each.name for each in typed))
     config = _config(options, names)
     images = _images(options)
+    _check_out(options)
     with _interrupted_at_once(), Toolshed.open(config, show=names) as shed:
         session = shed.session(images, scene=options.scene, priority="interactive")
         calls = [(each, shed.tools.methods[each.name]) for each in typed]
@@ -84,10 +93,16 @@ async def _play(session: Session, calls: Sequence[tuple[Words, Method]], drawing
     result = None
     for number, (words, method) in enumerate(calls):
         filled = _filled(words, method, session)
+        if not session.images and any(each.role == "image" for each in method.visible):
+            raise ConfigError(
+                f"{words.name} looks at a picture, and there is none; give --image FILE"
+            )
         call = ToolCall(id=f"call_{number}", name=words.name, arguments=filled)
         result = await session.call(call)
         _tell(result)
         if result.status != "ok":
+            if result.reason in _REMEDIES:
+                print(_REMEDIES[result.reason], file=sys.stderr)
             return _CODES[result.status]
         drawing.look(method, filled, session.images)
     assert result is not None, "the parser asks for at least one call"
@@ -223,6 +238,21 @@ def _images(options: argparse.Namespace) -> list[ToolImage]:
     ]
 
 
+def _check_out(options: argparse.Namespace) -> None:
+    """What cannot be saved is said before any call is made."""
+    out: Path | None = options.out
+    if out is None:
+        return
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name a file in it")
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ConfigError(f"--out {out}: name a .png, .jpg or .webp file")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    if any(out.exists() and Path(each).exists() and out.samefile(each) for each in options.image):
+        raise ConfigError(f"--out {out} is the picture itself; name another file")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="toolshed call",
@@ -306,8 +336,11 @@ class _Drawing:
         out = self.out or Path(f"{stem}.{name.partition('.')[0]}.png")
         shown = value.images[-1] if isinstance(value, TextReply) else images[self.index]
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
             draw(shown, value).save(out)
+            print(f"drawn in {out}", file=sys.stderr)
+            if self.index >= len(self.stems) and shown.depth_mm is not None:
+                depth = out.with_suffix(".depth.png")
+                Image.fromarray(shown.depth_mm).save(depth)
+                print(f"depth in {depth}; --focal {shown.focal_length_px}", file=sys.stderr)
         except (OSError, ValueError) as error:
             raise ConfigError(f"the drawing cannot be saved as {out}: {error}") from error
-        print(f"drawn in {out}", file=sys.stderr)

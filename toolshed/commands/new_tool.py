@@ -7,6 +7,7 @@ import importlib.util
 import keyword
 import re
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
@@ -136,13 +137,16 @@ def main(arguments: Sequence[str]) -> int:
     _check(options.name, options.folder)
     target = options.folder / options.name
     title = "".join(part.capitalize() for part in options.name.split("_"))
-    try:
-        target.mkdir(parents=True)
+    if not options.folder.is_dir():
+        raise ConfigError(f"{options.folder} is no folder; make it first, or correct --folder")
+    # Written beside its place, so that what fails half-way is not in the way of the next try.
+    with tempfile.TemporaryDirectory(dir=options.folder, prefix=".new-tool-") as place:
+        written = Path(place) / options.name
+        written.mkdir()
         for file, text in _FILES.items():
-            path = target / Template(file).substitute(name=options.name)
+            path = written / Template(file).substitute(name=options.name)
             path.write_text(Template(text).substitute(name=options.name, title=title), "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error}") from error
+        written.rename(target)
     print(_next_steps(options.name, options.folder, target))
     return 0
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from toolshed.errors import ConfigError, ToolFailure
 
 OBJECT_STORE_BYTES = 200 << 20
 _LONGEST_TEMPORARY_PATH = 40
+_ANSWER_S = 3.0
 
 
 class Cluster:
@@ -90,12 +92,28 @@ def join(address_or_file: str) -> None:
         if here != found:
             raise ConfigError(f"this process is in the Ray cluster {here}, not in {found}")
         return
+    _check_answers(found, address_or_file)
     try:
         ray.init(address=found, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {found}; start the tools first: "
             "toolshed serve CONFIG --address-file FILE"
+        ) from error
+
+
+def _check_answers(address: str, given: str) -> None:
+    """Whether anybody listens there: Ray itself would ask for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        origin = "" if given == address else f" (from {given})"
+        raise ConfigError(
+            f"nobody answers at {address}{origin}: {error.strerror or error}; start the tools "
+            "again: toolshed serve CONFIG --address-file FILE"
         ) from error
 
 
