@@ -9,79 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from toolshed.errors import ConfigError
 from toolshed.serving.kept import forget_wanted, living_replicas, load_wanted, save_wanted
-from toolshed.serving.registry import GroupSpec, Registry, SeatReport, State
-from toolshed.serving.replica import Health, Replica, Started, num_threads
+from toolshed.serving.registry import GroupSpec, Registry
+from toolshed.serving.replica import Replica, Started, num_threads
 from toolshed.serving.reports import ReportDesk
+from toolshed.serving.seats import Seat
 
 NAME = "toolshed/control"
 HEALTH_GROUP = "health"
 GIVEN_UP = "given up after several starts: "
 _HEALTH_PERIOD_S = 0.5
 _HEALTH_TIMEOUT_S = 5.0
-_BUDGET_WINDOW_S = 600.0
-_PAUSES_S = (0.0, 0.5, 2.0, 5.0, 10.0)
-"""Before each refill of a place that was lost again and again."""
 _DRAIN_POLL_S = 0.1
 _WATCH_S = 10.0
-
-
-class Seat:
-    """One place for a replica."""
-
-    def __init__(self, group: GroupSpec, index: int) -> None:
-        self.group, self.index = group, index
-        # Never one from before a restart of this actor: callers know replicas by their names.
-        self.generation = time.time_ns() // 1_000_000
-        self.actor: Any = None
-        self.state: State = "down"
-        self.reason = ""
-        self.user_error = False
-        self.health: Health | None = None
-        self.leaving = False
-        """Drained, or to be drained: it is not filled again."""
-        self.looked_at = asyncio.Event()
-        """Set to have its health asked for at once."""
-        self.lost_at_s: deque[float] = deque()
-        self._since_s = time.monotonic()
-        self.keeper: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        return f"toolshed/{self.group.key}/{self.index}/{self.generation}"
-
-    def enter(self, state: State, reason: str = "", *, user_error: bool = False) -> None:
-        self.state, self.reason, self.user_error = state, reason, user_error
-        self._since_s = time.monotonic()
-
-    def report(self) -> SeatReport:
-        return SeatReport(
-            group=self.group.key,
-            index=self.index,
-            name=self.name,
-            state=self.state,
-            since_s=time.monotonic() - self._since_s,
-            num_restarts=len(self.lost_at_s),
-            reason=self.reason,
-            user_error=self.user_error,
-            actor=self.actor if self.state in ("ready", "suspect") else None,
-            health=self.health,
-        )
-
-    def pause_s(self) -> float | None:
-        """Before it is filled again; None where the budget is spent."""
-        now_s = time.monotonic()
-        while self.lost_at_s and now_s - self.lost_at_s[0] > _BUDGET_WINDOW_S:
-            self.lost_at_s.popleft()
-        self.lost_at_s.append(now_s)
-        num = len(self.lost_at_s)
-        return None if num > self.group.restarts else _PAUSES_S[min(num, len(_PAUSES_S)) - 1]
 
 
 class Control(ReportDesk):
@@ -147,11 +93,12 @@ class Control(ReportDesk):
         if replicas < 0:
             raise ConfigError(f"scale {family} to {replicas}: a number from 0 on is needed")
         staying = [each for each in self._seats_of(group) if not each.leaving]
-        for seat in staying[replicas:]:
+        alive = sorted((each for each in staying if each.state != "dead"), key=Seat.worth)
+        for seat in [each for each in staying if each.state == "dead"] + alive[replicas:]:
             self._leave(seat)
         used = {each.index for each in self._seats_of(group)}
-        free = (index for index in range(10_000) if index not in used)
-        for _ in range(replicas - len(staying)):
+        free = (index for index in itertools.count() if index not in used)
+        for _ in range(replicas - len(alive)):
             self._open_seat(group, next(free), None)
         await self._settle(group)
 
