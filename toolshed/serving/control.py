@@ -186,6 +186,8 @@ class Control(ReportDesk):
                 f"start_timeout: {seat.group.names} not ready within "
                 f"{seat.group.start_timeout_s:g} s: the start is slow, or the cluster has no room"
             )
+        if started.user_error and seat.was_ready:
+            return f"replica_died: {seat.group.names} cannot start again: {started.user_error}"
         if started.user_error:
             seat.user_error = True
             return f"user_error: {seat.group.names} cannot start: {started.user_error}"

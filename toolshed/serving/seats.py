@@ -29,6 +29,8 @@ class Seat:
         self.reason = ""
         self.user_error = False
         self.health: Health | None = None
+        self.was_ready = False
+        """Once; so what its back-ends were given is right, and a later failure is the machine's."""
         self.leaving = False
         """Drained, or to be drained: it is not filled again."""
         self.looked_at = asyncio.Event()
@@ -47,6 +49,7 @@ class Seat:
 
     def enter(self, state: State, reason: str = "", *, user_error: bool = False) -> None:
         self.state, self.reason, self.user_error = state, reason, user_error
+        self.was_ready |= state == "ready"
         self._since_s = time.monotonic()
 
     def report(self) -> SeatReport:
