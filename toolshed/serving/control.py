@@ -16,6 +16,7 @@ from typing import Any
 
 from toolshed.errors import ConfigError
 from toolshed.serving.kept import forget_wanted, living_replicas, load_wanted, save_wanted
+from toolshed.serving.placement import Reservation
 from toolshed.serving.registry import GroupSpec, Registry
 from toolshed.serving.replica import Replica, Started, num_threads
 from toolshed.serving.reports import ReportDesk
@@ -34,12 +35,12 @@ class Control(ReportDesk):
     """An async actor, one per namespace; every public method answers at once or waits."""
 
     def __init__(
-        self, namespace: str, groups: Sequence[GroupSpec], placement: Any, lease_s: float
+        self, namespace: str, groups: Sequence[GroupSpec], reservation: Reservation, lease_s: float
     ) -> None:
         self._namespace = namespace
         super().__init__({each.key: each.names for each in groups})
         self._groups = {each.key: each for each in groups}
-        self._placement = placement
+        self._reservation = reservation
         self._lease_s = lease_s
         # Who asks keeps the lease; so nobody is kept waiting for as long as that.
         self._watch_s = min(_WATCH_S, lease_s / 3)
@@ -88,29 +89,40 @@ class Control(ReportDesk):
                 seat.looked_at.set()
 
     async def scale(self, family: str, replicas: int) -> None:
-        """Have so many replicas of the group that serves a family."""
+        """Have so many replicas of the group that serves a family; ConfigError, and no change,
+        where more of them can never be placed."""
         group = self._group_of(family)
         if replicas < 0:
             raise ConfigError(f"scale {family} to {replicas}: a number from 0 on is needed")
         staying = [each for each in self._seats_of(group) if not each.leaving]
         alive = sorted((each for each in staying if each.state != "dead"), key=Seat.worth)
-        for seat in [each for each in staying if each.state == "dead"] + alive[replicas:]:
-            self._leave(seat)
-        used = {each.index for each in self._seats_of(group)}
+        gone = [each for each in staying if each.state == "dead"]
+        used = {each.index for each in self._seats_of(group) if each not in gone}
         free = (index for index in itertools.count() if index not in used)
-        for _ in range(replicas - len(alive)):
-            self._open_seat(group, next(free), None)
+        new = list(itertools.islice(free, max(0, replicas - len(alive))))
+        if new:
+            others = [each for each in self._seats if not (each.leaving or each in gone)]
+            places = [(each.group.key, each.index) for each in others]
+            places += [(group.key, index) for index in new]
+            self._reservation.check_growth(tuple(self._groups.values()), places)
+        for seat in gone + alive[replicas:]:
+            self._leave(seat)
+        for index in new:
+            self._open_seat(group, index, None)
         await self._settle(group)
 
-    async def drain(self, family: str, index: int) -> None:
-        """Let one replica finish its calls, then end it; its place is not filled again."""
+    async def drain(self, family: str, index: int) -> str:
+        """Let one replica finish its calls, then end it; its place is not filled again. Answers at
+        once, with the replica's name, which the registry has until it is out."""
         group = self._group_of(family)
         found = [each for each in self._seats_of(group) if each.index == index]
         if not found:
             known = ", ".join(str(each.index) for each in self._seats_of(group))
             raise ConfigError(f"{family} has no replica {index}; it has {known or 'none'}")
+        name = found[0].name
         self._leave(found[0])
         await self._settle(group)
+        return name
 
     async def stop(self) -> None:
         """End all replicas; whoever calls this ends this actor afterwards."""
@@ -122,8 +134,7 @@ class Control(ReportDesk):
             if seat.actor is not None:
                 ray.kill(seat.actor, no_restart=True)
             seat.enter("dead", "stopped")
-        if self._placement is not None:
-            ray.util.remove_placement_group(self._placement)
+        self._reservation.remove()
         forget_wanted(self._namespace)
         await self._tell()
 
@@ -257,7 +268,6 @@ class Control(ReportDesk):
 
     def _make(self, seat: Seat) -> Any:
         import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         group = seat.group
         threads = num_threads(group.families, group.slots)
@@ -274,8 +284,10 @@ class Control(ReportDesk):
         }
         if group.runtime_env:
             options["runtime_env"] = group.runtime_env
-        if self._placement is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._placement)
+        needs_nothing = not (group.cpus or group.gpus)
+        strategy = self._reservation.strategy((group.key, seat.index), needs_nothing=needs_nothing)
+        if strategy is not None:
+            options["scheduling_strategy"] = strategy
         actor = ray.remote(concurrency_groups={HEALTH_GROUP: 2})(Replica)
         return actor.options(**options).remote(group.families, group.slots)
 
