@@ -144,13 +144,13 @@ def test_a_reservation_goes_where_the_namespace_was_taken_meanwhile(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "taken-meanwhile"
-    family: dict[str, Json] = {"arguments": {"folder": str(tmp_path)}, "cpus": 1.0}
-    with served(name, **family):
+    folder: Json = {"folder": str(tmp_path)}
+    with served(name, arguments=folder, cpus=1.0):
         before = num_reserved()
         # As if the other had come after this one had looked.
         monkeypatch.setattr(Service, "_is_over", lambda self: True)
         with pytest.raises(ConfigError, match="is being served already"):  # noqa: SIM117
-            with served(name, settings={"pack": "node"}, **family):
+            with served(name, settings={"pack": "node"}, arguments=folder, cpus=1.0):
                 pass
         assert num_reserved() == before
 
@@ -192,8 +192,8 @@ def test_a_control_actor_that_does_not_answer_ends_everything_with_its_lease(
 
     monkeypatch.setattr("toolshed.serving.launch._STOP_S", 1.0)
     before = num_reserved()
-    family: dict[str, Json] = {"arguments": {"folder": str(tmp_path)}, "cpus": 1.0}
-    with served(name, settings={"pack": "node", "lease_s": 4}, **family):
+    folder: Json = {"folder": str(tmp_path)}
+    with served(name, settings={"pack": "node", "lease_s": 4}, arguments=folder, cpus=1.0):
         control = ray.get_actor(NAME, namespace=name)
         process = ray.get(control.__ray_call__.remote(lambda self: os.getpid()))
         os.kill(process, signal.SIGSTOP)

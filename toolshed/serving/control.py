@@ -348,4 +348,4 @@ def _last_line(error: object) -> str:
     """What Ray says last is the error itself, except of a process that was killed."""
     lines = [each.strip() for each in str(error).strip().split("\n")]
     told = [each for each in lines if not each.startswith("The actor never ran")]
-    return (told or lines)[-1]
+    return (told or lines)[-1].removeprefix("toolshed.errors.ToolFailure: ")
