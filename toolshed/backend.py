@@ -111,11 +111,12 @@ class BackEnd:
     """A constructed back-end."""
 
     def __init__(self, spec: BackEndSpec) -> None:
-        found = load_class(spec.location)
+        """ConfigError where there is no such class, method or argument, ToolFailure where a limit
+        of the machine was met, and whatever a bug of the constructor raises."""
         try:
-            self._instance = found(**spec.arguments)
-        except TypeError as error:
-            raise ConfigError(f"{spec.name}: {spec.location} cannot be made: {error}") from error
+            self._instance = constructed(spec.location, spec.arguments, family=spec.name)
+        except (MemoryError, TimeoutError) as error:
+            raise machine_failure(spec.name, error) from error
         self._voice = spec.voice
         self._methods: dict[str, Callable[..., Any]] = {}
         for method in spec.methods:
@@ -213,6 +214,22 @@ def machine_failure(method: str, error: Exception) -> ToolFailure:
     """A limit of the machine, as the failure that it is."""
     reason = "timeout" if isinstance(error, TimeoutError) else "out_of_memory"
     return ToolFailure(reason, f"{method}: {error}")
+
+
+def constructed(location: str, arguments: Mapping[str, object], *, family: str = "") -> Any:
+    """The back-end at ``module:Class``, of a family where that is known; ConfigError where there is
+    none, or where it does not take these arguments."""
+    found = load_class(location)
+    whose = f"{family}: {location}" if family else location
+    missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+    if missing:
+        raise ConfigError(f"{whose} cannot be made: it is abstract, without {missing}")
+    try:
+        # Before the call, because a TypeError from within is a bug and nothing that a user mends.
+        inspect.signature(found).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{whose} cannot be made: {error}") from error
+    return found(**arguments)
 
 
 def load_class(location: str) -> type:

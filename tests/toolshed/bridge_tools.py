@@ -24,6 +24,10 @@ class Probing:
     def __init__(self, trouble: str = "") -> None:
         if trouble == "config":
             raise ConfigError("trouble: no such weights; give others")
+        if trouble == "memory":
+            raise MemoryError("CUDA out of memory")
+        if trouble == "type":
+            len(5)  # type: ignore[arg-type]
         if trouble == "crash":
             print("the weights are broken", file=sys.stderr, flush=True)
             os._exit(7)

@@ -200,6 +200,19 @@ class FragileRobot(Trouble):
     idempotent: ClassVar[bool] = False
 
 
+class Forgetful(Trouble):
+    """Cannot start once, where the folder says so: as a server that is away for a moment."""
+
+    name: ClassVar[str] = "forgetful"
+
+    def __init__(self, *, folder: str) -> None:
+        super().__init__(folder=folder)
+        away = Path(folder) / "away"
+        if away.exists():
+            away.unlink()
+            raise ConfigError("nobody answers; start it, or correct the address")
+
+
 class Unstartable(Trouble):
     name: ClassVar[str] = "unstartable"
 

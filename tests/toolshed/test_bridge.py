@@ -181,6 +181,11 @@ def test_what_is_wrong_with_a_back_end_is_said_when_it_is_made() -> None:
         Bridged(interpreter="/nowhere/python", location="a:B", arguments={}, methods=())
 
 
+def test_a_bug_of_the_constructor_is_not_the_users_error() -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        probing(trouble="type")
+
+
 def test_a_child_that_dies_while_loading_leaves_its_last_words() -> None:
     with pytest.raises(ToolFailure, match=r"(?s)exit code 7.*the weights are broken") as failure:
         probing(trouble="crash")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +13,14 @@ import torch
 from toolshed.backend import BackEnd, BackEndSpec, Voice
 from toolshed.backends.checkpoints import (
     Placement,
+    found,
     memory_errors,
     needed,
     transformers_class,
 )
-from toolshed.errors import ConfigError
+from toolshed.errors import ConfigError, ToolFailure
 from toolshed.registry import FAMILIES
+from toolshed.types import Json
 
 VOICE = Voice(profile="released", defects="fixed")
 ELSEWHERE = [
@@ -49,6 +53,55 @@ def test_a_full_device_is_told_apart_from_a_bug() -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
     with pytest.raises(RuntimeError, match="a bug"), memory_errors():
         raise RuntimeError("a bug")
+
+
+def test_a_full_or_busy_machine_at_load_is_not_the_users_error() -> None:
+    with pytest.raises(MemoryError, match="org/model: CUDA out of memory"), found("org/model", "x"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(MemoryError), found("org/model", "x"):
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(MemoryError), found("org/model", "x"):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+    for number in (errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOSPC):
+        with pytest.raises(ToolFailure, match="load_failed: org/model"), found("org/model", "x"):
+            # As transformers wraps what the system says.
+            try:
+                raise OSError(number, "busy")
+            except OSError as error:
+                raise OSError("unable to load the weights") from error
+
+
+def test_a_wrong_path_or_repository_stays_the_users_error(tmp_path: Path) -> None:
+    for error in (
+        FileNotFoundError(errno.ENOENT, "no such file"),
+        NotADirectoryError(errno.ENOTDIR, "no folder"),
+        PermissionError(errno.EACCES, "not yours"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "no hub"),
+        OSError("org/model is no local folder and no model identifier"),
+        RuntimeError("size mismatch"),
+    ):
+        with pytest.raises(ConfigError, match="neither a folder nor a download"):  # noqa: SIM117
+            with found("org/model", "x"):
+                raise error
+    with pytest.raises(ConfigError, match="cannot be loaded"), found(str(tmp_path / "no"), "x"):
+        (tmp_path / "no").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "told"),
+    [
+        ({"troubel": ""}, ConfigError, r"x: .*:Probing cannot be made: .*'troubel'"),
+        ({"trouble": "type"}, TypeError, "has no len"),
+        ({"trouble": "memory"}, ToolFailure, "out_of_memory: x: CUDA out of memory"),
+    ],
+)
+def test_whose_error_it_is_that_a_back_end_cannot_be_made(
+    trouble: dict[str, Json], kind: type[Exception], told: str
+) -> None:
+    location = "tests.toolshed.bridge_tools:Probing"
+    spec = BackEndSpec(name="x", location=location, arguments=trouble, methods=(), voice=VOICE)
+    with pytest.raises(kind, match=told):
+        BackEnd(spec)
 
 
 def test_a_missing_package_names_its_environment() -> None:

@@ -233,7 +233,6 @@ SEATS = Registry(
         (["status", "--address", "a:1"], ("a:1", "toolshed"), "a 1: died while loading"),
         (["status", "--address", "a", "--json"], ("a", "toolshed"), '"state": "down"'),
         (["scale", "b", "3", "--address", "a"], ("a", "b", 3, "toolshed"), "b: 3 replicas"),
-        (["drain", "b", "0", "--address", "a"], ("a", "b", 0, "toolshed"), "b: replica 0 is out"),
         (["stop", "--address", "a", "--namespace", "n"], ("a", "n"), "stopped"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 
 from tests.toolshed.fake_tools import HERE
 from toolshed.config import parse_tools
-from toolshed.serving.control import Seat
 from toolshed.serving.registry import GroupSpec
+from toolshed.serving.seats import Seat
 from toolshed.shed import Toolshed
 from toolshed.types import Json, ToolCall, ToolResult
 

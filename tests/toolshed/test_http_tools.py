@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import http.server
 import io
 import json
 import threading
@@ -86,6 +87,32 @@ def test_a_silent_server_is_found_out_when_the_tool_starts() -> None:
     for address in ("127.0.0.1:25547", "ftp://host/", "", "http://", "file:///etc/passwd"):
         with pytest.raises(ConfigError, match="give the address of the service"):
             RoboReferHttp(url=address)
+
+
+def test_a_server_that_is_busy_or_starts_anew_is_no_users_error() -> None:
+    with serving({"GET /": answering(503, b"loading")}) as url:
+        with pytest.raises(ToolFailure, match="answers 503"):
+            RoboReferHttp(url=url)
+        with pytest.raises(ToolFailure, match="unreachable"):
+            HttpService("url", "http://127.0.0.1:9").get("/", timeout_s=1.0)
+    port = int(url.rpartition(":")[2])
+    later: list[http.server.HTTPServer] = []
+
+    def start() -> None:
+        later.append(http.server.HTTPServer(("127.0.0.1", port), _Empty))
+        later[0].handle_request()
+
+    thread = threading.Timer(0.4, start)
+    thread.start()
+    RoboReferHttp(url=url, timeout_s=20.0)
+    thread.join()
+    later[0].server_close()
+
+
+class _Empty(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
 
 
 # ---- any service -------------------------------------------------------------------------------

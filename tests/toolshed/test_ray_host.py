@@ -209,7 +209,7 @@ def test_one_budget_for_queue_and_run(folder: Path) -> None:
     [
         ("config", ConfigError, "unstartable cannot start: no weights"),
         ("package", ConfigError, "unstartable cannot start: no torch"),
-        ("memory", ToolFailure, "replica_died: unstartable cannot start: MemoryError: no room"),
+        ("memory", ToolFailure, "replica_died: unstartable cannot start: out_of_memory: .*no room"),
     ],
 )
 def test_start_that_fails_says_why_and_whose_fault_it_was(

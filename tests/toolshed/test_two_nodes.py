@@ -37,6 +37,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_replicas_are_placed_as_asked(told: dict[str, Any]) -> None:
     placement = told["placement"]
     assert (placement["none"], placement["strict"]) == (2, 1)
+    assert placement["strict, grown"] == 1
     # Three replicas of one CPU need both nodes, however closely they are packed.
     assert placement["node"] == 2
 
@@ -45,6 +46,7 @@ def test_replicas_are_placed_as_asked(told: dict[str, Any]) -> None:
     ("asked", "sentence"),
     [
         ("strict, too many", r"pack: strict needs one node with 3 CPU .* nodes have 2 CPU"),
+        ("strict, grown too far", r"pack: strict needs one node with 3 CPU .*replica 2 .*no place"),
         ("too large", r"no node has what one replica needs \(3 CPU and 0 GPU\)"),
         ("too many", r"need 5 CPU in all, the cluster has 4"),
         ("no gpu", r"no node has what one replica needs \(1 CPU and 1 GPU\)"),

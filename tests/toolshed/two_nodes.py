@@ -19,6 +19,7 @@ from typing import Any
 from tests.toolshed.fake_tools import FakeDepth, picture
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
+from toolshed.serving import remote
 from toolshed.serving.cluster import prepare
 from toolshed.session import Session
 from toolshed.shed import Toolshed
@@ -159,6 +160,15 @@ def placement(address: str) -> dict[str, Any]:
         told["none"] = len(nodes_used(shed, 8))
     with served(tools(address, "strict", replicas=2)) as shed:
         told["strict"] = len(nodes_used(shed, 8))
+    with served(tools(address, "strict", replicas=1)) as shed:
+        namespace = shed.config.namespace
+        remote.scale(address, "depth_estimator", 2, namespace)
+        wait_for(lambda: num_ready(shed) == 2)
+        told["strict, grown"] = len(nodes_used(shed, 8))
+        try:
+            remote.scale(address, "depth_estimator", 3, namespace)
+        except ConfigError as error:
+            told["strict, grown too far"] = str(error)
     with served(tools(address, "node", replicas=3)) as shed:
         told["node"] = len(nodes_used(shed, 9))
     told["strict, too many"] = refusal(tools(address, "strict", replicas=3))

@@ -7,6 +7,7 @@ because transformers would fill them at random and the tool would go on answerin
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from toolshed.errors import ConfigError
+from toolshed.errors import ConfigError, ToolFailure
+from toolshed.serving.batches import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,15 @@ REVISIONS = {
     "Zhoues/RoboRefer-8B-SFT": "bd04070786084c624156194d89333c375b274b28",
 }
 """Commits of the hub that the release was run with; other checkpoints have none to be held to."""
+_OF_THE_USER = frozenset(
+    (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.EINVAL),
+        # A machine without the hub, where a repository's name is as wrong as a path.
+        *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH),
+    )
+)
+"""Numbers of the errors that a wrong path or repository gives; others are the machine's."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -144,14 +155,23 @@ def _revision(model_id: str, revision: str | None) -> str:
 
 @contextlib.contextmanager
 def found(model_id: str, environment: str) -> Iterator[None]:
-    """Say of a checkpoint that cannot be read which it is and what to do."""
+    """Say of a checkpoint that cannot be read which it is and what to do.
+
+    ConfigError where another ``model_id`` helps; MemoryError and ToolFailure where the machine had
+    too little of something, so that the same may succeed later.
+    """
     try:
         yield
     except ImportError as error:
         raise ConfigError(_lives_in(environment, str(error))) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        where = "the folder" if Path(model_id).exists() else "neither a folder nor a download"
         first = str(error).strip().split("\n")[0][:300]
+        causes = list(_causes(error))
+        if any(map(_is_memory, causes)):
+            raise MemoryError(f"{model_id}: {first}") from error
+        if any(map(_is_of_the_machine, causes)):
+            raise ToolFailure("load_failed", f"{model_id} could not be read: {first}") from error
+        where = "the folder" if Path(model_id).exists() else "neither a folder nor a download"
         raise ConfigError(
             f"model_id = {model_id!r} cannot be loaded ({where}): {first}; give the folder of a "
             "checkpoint, or a repository of the hub that this machine can reach"
@@ -169,6 +189,30 @@ def memory_errors() -> Iterator[None]:
         torch.cuda.empty_cache()
         raise MemoryError(str(error)) from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):
+        if _is_memory(error):
             raise MemoryError(str(error)) from error
         raise
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came of: libraries wrap the system's errors in their own."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        yield found
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+
+
+def _is_memory(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    # What torch says where the host's memory is full.
+    return full or is_out_of_memory(error) or "can't allocate memory" in str(error)
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    if isinstance(error, TimeoutError):
+        return True
+    # Names that no server knows have negative numbers; a library's own errors have none.
+    number = error.errno if isinstance(error, OSError) else None
+    return number is not None and number > 0 and number not in _OF_THE_USER

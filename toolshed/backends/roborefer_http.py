@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
+import urllib.error
 from collections.abc import Sequence
 
 from PIL import Image
@@ -15,6 +17,11 @@ from toolshed.backends.pointing_texts import tuple_points
 from toolshed.backends.roborefer import ASK_ALL, ASK_ONE, FORM
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 from toolshed.types import Point
+
+_PAUSES_S = (0.2, 0.6, 1.2)
+"""Before a server that is silent is asked again: one that starts anew is soon back."""
+_FOR_NOW = (429, 502, 503, 504)
+"""Statuses of a server that is there and will answer later."""
 
 
 class RoboReferHttp(AskedPointing):
@@ -33,13 +40,16 @@ class RoboReferHttp(AskedPointing):
     ) -> None:
         """``enable_depth`` lets the server estimate relative depth first and use it.
 
-        ConfigError where nothing answers at ``url``.
+        ConfigError where no such server is at ``url``, ToolFailure where one is and is too slow or
+        busy.
         """
         super().__init__(announce=announce, ask_one=ask_one, ask_all=ask_all)
         self._service = HttpService("url", url)
         try:
-            self._service.get("/", timeout_s=timeout_s)
+            _await(self._service, timeout_s)
         except (ToolFailure, ToolRefusal) as error:
+            if _is_for_now(error):
+                raise
             raise ConfigError(
                 f"url = {url!r}: no RoboRefer server answers there ({error}); start it, or correct "
                 "the address"
@@ -72,3 +82,24 @@ class RoboReferHttp(AskedPointing):
         if not isinstance(answer, str):
             raise ToolFailure("bad_response", f"/query answers no text but {answer!r}"[:200])
         return answer
+
+
+def _await(service: HttpService, timeout_s: float) -> None:
+    """Ask whether the server is there; a few times, where nothing is."""
+    for pause_s in _PAUSES_S:
+        try:
+            service.get("/", timeout_s=timeout_s)
+        except ToolFailure as failure:
+            if failure.reason != "unreachable":
+                raise
+            time.sleep(pause_s)
+        else:
+            return
+    service.get("/", timeout_s=timeout_s)
+
+
+def _is_for_now(error: ToolFailure | ToolRefusal) -> bool:
+    if isinstance(error, ToolFailure) and error.reason == "timeout":
+        return True
+    cause = error.__cause__
+    return isinstance(cause, urllib.error.HTTPError) and cause.code in _FOR_NOW

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from toolshed.backend import Batching, load_class
+from toolshed.backend import Batching, constructed
 from toolshed.codec import FRAME_START, CodecError, frame_lengths, from_frame, to_frame
 from toolshed.errors import ConfigError, ToolFailure, ToolRefusal
 
@@ -76,11 +76,7 @@ def _serve(parent: socket.socket) -> None:
 
 
 def _construct(hello: Told) -> Any:
-    found = load_class(hello["location"])
-    try:
-        instance = found(**hello["arguments"])
-    except TypeError as error:
-        raise ConfigError(f"{hello['location']} cannot be made: {error}") from error
+    instance = constructed(hello["location"], hello["arguments"])
     for name in hello["methods"]:
         if not callable(getattr(instance, name, None)):
             raise ConfigError(f"{hello['location']} has no method {name!r}")

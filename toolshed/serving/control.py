@@ -9,91 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from toolshed.errors import ConfigError
 from toolshed.serving.kept import forget_wanted, living_replicas, load_wanted, save_wanted
-from toolshed.serving.registry import GroupSpec, Registry, SeatReport, State
-from toolshed.serving.replica import Health, Replica, Started, num_threads
+from toolshed.serving.placement import Reservation
+from toolshed.serving.registry import GroupSpec, Registry
+from toolshed.serving.replica import Replica, Started, num_threads
 from toolshed.serving.reports import ReportDesk
+from toolshed.serving.seats import Seat
 
 NAME = "toolshed/control"
 HEALTH_GROUP = "health"
 GIVEN_UP = "given up after several starts: "
 _HEALTH_PERIOD_S = 0.5
 _HEALTH_TIMEOUT_S = 5.0
-_BUDGET_WINDOW_S = 600.0
-_PAUSES_S = (0.0, 0.5, 2.0, 5.0, 10.0)
-"""Before each refill of a place that was lost again and again."""
 _DRAIN_POLL_S = 0.1
 _WATCH_S = 10.0
-
-
-class Seat:
-    """One place for a replica."""
-
-    def __init__(self, group: GroupSpec, index: int) -> None:
-        self.group, self.index = group, index
-        # Never one from before a restart of this actor: callers know replicas by their names.
-        self.generation = time.time_ns() // 1_000_000
-        self.actor: Any = None
-        self.state: State = "down"
-        self.reason = ""
-        self.user_error = False
-        self.health: Health | None = None
-        self.leaving = False
-        """Drained, or to be drained: it is not filled again."""
-        self.looked_at = asyncio.Event()
-        """Set to have its health asked for at once."""
-        self.lost_at_s: deque[float] = deque()
-        self._since_s = time.monotonic()
-        self.keeper: asyncio.Task[None] | None = None
-
-    @property
-    def name(self) -> str:
-        return f"toolshed/{self.group.key}/{self.index}/{self.generation}"
-
-    def enter(self, state: State, reason: str = "", *, user_error: bool = False) -> None:
-        self.state, self.reason, self.user_error = state, reason, user_error
-        self._since_s = time.monotonic()
-
-    def report(self) -> SeatReport:
-        return SeatReport(
-            group=self.group.key,
-            index=self.index,
-            name=self.name,
-            state=self.state,
-            since_s=time.monotonic() - self._since_s,
-            num_restarts=len(self.lost_at_s),
-            reason=self.reason,
-            user_error=self.user_error,
-            actor=self.actor if self.state in ("ready", "suspect") else None,
-            health=self.health,
-        )
-
-    def pause_s(self) -> float | None:
-        """Before it is filled again; None where the budget is spent."""
-        now_s = time.monotonic()
-        while self.lost_at_s and now_s - self.lost_at_s[0] > _BUDGET_WINDOW_S:
-            self.lost_at_s.popleft()
-        self.lost_at_s.append(now_s)
-        num = len(self.lost_at_s)
-        return None if num > self.group.restarts else _PAUSES_S[min(num, len(_PAUSES_S)) - 1]
 
 
 class Control(ReportDesk):
     """An async actor, one per namespace; every public method answers at once or waits."""
 
     def __init__(
-        self, namespace: str, groups: Sequence[GroupSpec], placement: Any, lease_s: float
+        self, namespace: str, groups: Sequence[GroupSpec], reservation: Reservation, lease_s: float
     ) -> None:
         self._namespace = namespace
         super().__init__({each.key: each.names for each in groups})
         self._groups = {each.key: each for each in groups}
-        self._placement = placement
+        self._reservation = reservation
         self._lease_s = lease_s
         # Who asks keeps the lease; so nobody is kept waiting for as long as that.
         self._watch_s = min(_WATCH_S, lease_s / 3)
@@ -142,28 +89,40 @@ class Control(ReportDesk):
                 seat.looked_at.set()
 
     async def scale(self, family: str, replicas: int) -> None:
-        """Have so many replicas of the group that serves a family."""
+        """Have so many replicas of the group that serves a family; ConfigError, and no change,
+        where more of them can never be placed."""
         group = self._group_of(family)
         if replicas < 0:
             raise ConfigError(f"scale {family} to {replicas}: a number from 0 on is needed")
         staying = [each for each in self._seats_of(group) if not each.leaving]
-        for seat in staying[replicas:]:
+        alive = sorted((each for each in staying if each.state != "dead"), key=Seat.worth)
+        gone = [each for each in staying if each.state == "dead"]
+        used = {each.index for each in self._seats_of(group) if each not in gone}
+        free = (index for index in itertools.count() if index not in used)
+        new = list(itertools.islice(free, max(0, replicas - len(alive))))
+        if new:
+            others = [each for each in self._seats if not (each.leaving or each in gone)]
+            places = [(each.group.key, each.index) for each in others]
+            places += [(group.key, index) for index in new]
+            self._reservation.check_growth(tuple(self._groups.values()), places)
+        for seat in gone + alive[replicas:]:
             self._leave(seat)
-        used = {each.index for each in self._seats_of(group)}
-        free = (index for index in range(10_000) if index not in used)
-        for _ in range(replicas - len(staying)):
-            self._open_seat(group, next(free), None)
+        for index in new:
+            self._open_seat(group, index, None)
         await self._settle(group)
 
-    async def drain(self, family: str, index: int) -> None:
-        """Let one replica finish its calls, then end it; its place is not filled again."""
+    async def drain(self, family: str, index: int) -> str:
+        """Let one replica finish its calls, then end it; its place is not filled again. Answers at
+        once, with the replica's name, which the registry has until it is out."""
         group = self._group_of(family)
         found = [each for each in self._seats_of(group) if each.index == index]
         if not found:
             known = ", ".join(str(each.index) for each in self._seats_of(group))
             raise ConfigError(f"{family} has no replica {index}; it has {known or 'none'}")
+        name = found[0].name
         self._leave(found[0])
         await self._settle(group)
+        return name
 
     async def stop(self) -> None:
         """End all replicas; whoever calls this ends this actor afterwards."""
@@ -175,8 +134,7 @@ class Control(ReportDesk):
             if seat.actor is not None:
                 ray.kill(seat.actor, no_restart=True)
             seat.enter("dead", "stopped")
-        if self._placement is not None:
-            ray.util.remove_placement_group(self._placement)
+        self._reservation.remove()
         forget_wanted(self._namespace)
         await self._tell()
 
@@ -239,6 +197,8 @@ class Control(ReportDesk):
                 f"start_timeout: {seat.group.names} not ready within "
                 f"{seat.group.start_timeout_s:g} s: the start is slow, or the cluster has no room"
             )
+        if started.user_error and seat.was_ready:
+            return f"replica_died: {seat.group.names} cannot start again: {started.user_error}"
         if started.user_error:
             seat.user_error = True
             return f"user_error: {seat.group.names} cannot start: {started.user_error}"
@@ -308,7 +268,6 @@ class Control(ReportDesk):
 
     def _make(self, seat: Seat) -> Any:
         import ray
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         group = seat.group
         threads = num_threads(group.families, group.slots)
@@ -325,8 +284,10 @@ class Control(ReportDesk):
         }
         if group.runtime_env:
             options["runtime_env"] = group.runtime_env
-        if self._placement is not None:
-            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._placement)
+        needs_nothing = not (group.cpus or group.gpus)
+        strategy = self._reservation.strategy((group.key, seat.index), needs_nothing=needs_nothing)
+        if strategy is not None:
+            options["scheduling_strategy"] = strategy
         actor = ray.remote(concurrency_groups={HEALTH_GROUP: 2})(Replica)
         return actor.options(**options).remote(group.families, group.slots)
 
@@ -387,4 +348,4 @@ def _last_line(error: object) -> str:
     """What Ray says last is the error itself, except of a process that was killed."""
     lines = [each.strip() for each in str(error).strip().split("\n")]
     told = [each for each in lines if not each.startswith("The actor never ran")]
-    return (told or lines)[-1]
+    return (told or lines)[-1].removeprefix("toolshed.errors.ToolFailure: ")

@@ -26,9 +26,11 @@ from toolshed.serving.reporter import Reporter
 
 _RECONNECT_S = 0.2
 _CLOSE_S = 0.2
+"""How soon a thread that waits for news sees that there are to be none."""
+_STOP_S = 20.0
+"""How long the control actor may take to end everything."""
 _MOST_AHEAD = 32
 """Calls that are sent to a replica before their turn, where they are very short."""
-"""How soon a thread that waits for news sees that there are to be none."""
 
 
 class Service:
@@ -92,10 +94,13 @@ class Service:
             self._reporter.close()
         if self._control is not None and not self._joined and not self.ended.is_set():
             try:
-                ray.get(self._control.stop.remote(), timeout=20)
+                ray.get(self._control.stop.remote(), timeout=_STOP_S)
             except ray.exceptions.RayError as error:
-                _say("stop", f"control actor does not answer ({type(error).__name__})")
-            ray.kill(self._control, no_restart=True)
+                # Alive it ends all replicas, now or with its lease; without it nobody would.
+                told = f"control actor does not answer ({type(error).__name__}); the tools end"
+                _say("stop", f"{told} when nobody has asked after them for their lease")
+            else:
+                ray.kill(self._control, no_restart=True)
         Cluster.leave()
 
     # ---- start ---------------------------------------------------------------------------------
@@ -103,8 +108,10 @@ class Service:
     def _start(self) -> Any:
         import ray
 
+        if not self._is_over():
+            raise self._taken()
         check_room(self._groups, self._config.pack)
-        placement = reserve(self._groups, self._config.pack)
+        reservation = reserve(self._groups, self._config.pack)
         actor = ray.remote(Control).options(
             name=NAME,
             namespace=self._namespace,
@@ -115,14 +122,21 @@ class Service:
         )
         try:
             lease_s = self._config.lease_s
-            control = actor.remote(self._namespace, self._groups, placement, lease_s)
-        except ValueError as error:
-            raise ConfigError(
-                f"namespace {self._namespace!r} is being served already; stop those tools, or "
-                "choose another --namespace"
-            ) from error
+            control = actor.remote(self._namespace, self._groups, reservation, lease_s)
+        except BaseException as error:
+            # Nobody else knows of it, and it outlives this program.
+            reservation.remove()
+            if isinstance(error, ValueError):
+                raise self._taken() from error
+            raise
         control.start.remote()
         return control
+
+    def _taken(self) -> ConfigError:
+        return ConfigError(
+            f"namespace {self._namespace!r} is being served already; stop those tools, or "
+            "choose another --namespace"
+        )
 
     def _join(self) -> Any:
         import ray

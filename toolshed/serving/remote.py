@@ -33,9 +33,19 @@ def scale(address: str, family: str, replicas: int, namespace: str = "toolshed")
     _asked(address, namespace, "scale", family, replicas)
 
 
-def drain(address: str, family: str, index: int, namespace: str = "toolshed") -> None:
-    """Let one replica finish its calls and end; its place is not filled again."""
-    _asked(address, namespace, "drain", family, index)
+def drain(address: str, family: str, index: int, namespace: str = "toolshed") -> str:
+    """Let one replica finish its calls and end; its place is not filled again. Returns at once,
+    with the name by which ``calls_left`` knows it."""
+    return str(_asked(address, namespace, "drain", family, index))
+
+
+def calls_left(address: str, name: str, namespace: str = "toolshed") -> int | None:
+    """How many calls a replica that is drained still works on; None when it is out."""
+    seats = [each for each in status(address, namespace).seats if each.name == name]
+    if not seats:
+        return None
+    health = seats[0].health
+    return 0 if health is None else health.num_accepted
 
 
 def stop(address: str, namespace: str = "toolshed") -> None:
