@@ -12,6 +12,7 @@ from toolshed.backend import Priority
 from toolshed.caching import RememberingHost
 from toolshed.call_log import CallLog
 from toolshed.config import ToolshedConfig, load_tools, replaced
+from toolshed.errors import ConfigError
 from toolshed.hosting import BesideHost, Host, LocalHost, Served, served_families
 from toolshed.metrics import Meter
 from toolshed.session import Session
