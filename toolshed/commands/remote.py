@@ -185,7 +185,10 @@ def locate(options: argparse.Namespace, *, otherwise: str | None = None) -> None
 
 def at_least_zero(text: str) -> int:
     """A whole number for argparse."""
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is less than 0")
     return number

@@ -16,7 +16,7 @@ from typing import Any
 
 from toolshed.errors import ConfigError
 from toolshed.serving.kept import forget_wanted, living_replicas, load_wanted, save_wanted
-from toolshed.serving.placement import Reservation
+from toolshed.serving.placement import Reservation, check_number
 from toolshed.serving.registry import GroupSpec, Registry
 from toolshed.serving.replica import Replica, Started, num_threads
 from toolshed.serving.reports import ReportDesk
@@ -94,6 +94,7 @@ class Control(ReportDesk):
         group = self._group_of(family)
         if replicas < 0:
             raise ConfigError(f"scale {family} to {replicas}: a number from 0 on is needed")
+        check_number(group.names, replicas)
         staying = [each for each in self._seats_of(group) if not each.leaving]
         alive = sorted((each for each in staying if each.state != "dead"), key=Seat.worth)
         gone = [each for each in staying if each.state == "dead"]

@@ -163,7 +163,7 @@ class Service:
             version = registry.version
             for group in self._groups:
                 seats = registry.of_group(group.key)
-                _check_alive(seats, joined=self._joined)
+                _check_alive(group, seats, joined=self._joined)
                 if group.key not in told and _is_ready(group, seats, joined=self._joined):
                     told.add(group.key)
                     num, took_s = len(seats), time.perf_counter() - started_s
@@ -233,9 +233,9 @@ class Service:
 
     def _heard(self, registry: Registry) -> None:
         known, self._members = self._members, {}
-        for key, pool in self._pools.items():
-            members = []
-            seats = registry.of_group(key)
+        for group in self._groups:
+            pool, members = self._pools[group.key], []
+            seats = registry.of_group(group.key)
             for seat in seats:
                 if seat.state != "ready":
                     continue
@@ -243,7 +243,7 @@ class Service:
                 self._members[seat.name] = member
                 if not member.gone:
                     members.append(member)
-            pool.update(members, _lost(seats))
+            pool.update(members, _lost(group, seats))
 
 
 def groups_of(families: Sequence[Served], *, joined: bool) -> tuple[GroupSpec, ...]:
@@ -334,9 +334,11 @@ def _is_ready(group: GroupSpec, seats: Sequence[SeatReport], *, joined: bool) ->
     return num_ready > 0 if joined else num_ready >= group.replicas
 
 
-def _check_alive(seats: Sequence[SeatReport], *, joined: bool) -> None:
+def _check_alive(group: GroupSpec, seats: Sequence[SeatReport], *, joined: bool) -> None:
     """Raise what keeps a group from ever being ready, by whose fault it is. Of tools that others
     started one replica is enough; where we start them, the first that does not come says why."""
+    if joined and not seats:
+        raise _none_of(group)
     if joined:
         hopeless = [each for each in seats if each.state == "dead"]
         hopeless = hopeless if len(hopeless) == len(seats) else []
@@ -354,8 +356,16 @@ def _error_of(seat: SeatReport) -> ConfigError | ToolFailure:
     return ToolFailure(reason, GIVEN_UP + text if given_up else text)
 
 
-def _lost(seats: Sequence[SeatReport]) -> ToolFailure | None:
-    """Why no replica will ever answer again."""
+def _none_of(group: GroupSpec) -> ToolFailure:
+    family = group.families[0].spec.name
+    text = f"{group.names}: somebody has scaled it to 0 replicas; toolshed scale {family} 1"
+    return ToolFailure("no_replicas", text)
+
+
+def _lost(group: GroupSpec, seats: Sequence[SeatReport]) -> ToolFailure | None:
+    """Why no replica will answer."""
+    if not seats:
+        return _none_of(group)
     dead = [each for each in seats if each.state == "dead"]
     if not dead or len(dead) < len(seats):
         return None

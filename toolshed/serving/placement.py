@@ -13,6 +13,8 @@ Pack = Literal["none", "node", "strict"]
 Place = tuple[str, int]
 """Process word and index of a replica."""
 _RESERVE_TIMEOUT_S = 30.0
+_MOST_PER_NODE = 64
+"""Replicas of one family: shares may be as small as one likes, processes are not."""
 _STRATEGIES = {"node": "PACK", "strict": "STRICT_PACK"}
 _UNIT = 10_000
 """Shares are counted in these parts of a CPU or GPU, as Ray counts them."""
@@ -121,10 +123,24 @@ class Reservation:
         return next((each for each in nodes.values() if each), None)
 
 
+def check_number(names: str, replicas: int) -> None:
+    """Raise ConfigError where a number of replicas can only be a slip."""
+    import ray
+
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    if replicas > _MOST_PER_NODE * num_nodes:
+        raise ConfigError(
+            f"{names}: {replicas} replicas; at most {_MOST_PER_NODE} for each of the cluster's "
+            f"{num_nodes} nodes"
+        )
+
+
 def check_room(groups: Sequence[GroupSpec], pack: Pack) -> None:
     """Raise ConfigError naming what is missing where these replicas can never all be placed."""
     import ray
 
+    for group in groups:
+        check_number(group.names, group.replicas)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     check_fit(
         [_need(each, index) for each in groups for index in range(each.replicas)], nodes, pack
