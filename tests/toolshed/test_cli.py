@@ -164,7 +164,7 @@ def test_a_users_mistake_is_one_sentence(
         (["schemas"], "required: CONFIG"),
         (["schemas", "light", "--format", "opnai"], "choose from"),
         (["scale", "roborefer", "-1"], "less than 0"),
-        (["scale", "roborefer", "many"], "invalid"),
+        (["scale", "roborefer", "many"], "no whole number"),
         (["drain", "roborefer"], "required: INDEX"),
         (["status", "--address", "x", "--adress", "x"], "unrecognized arguments"),
     ],

@@ -1,14 +1,21 @@
-"""Which sandbox is chosen, what a machine that has none is told, and what a result may be."""
+"""Which sandbox is chosen, what a machine that has none is told, what a result may be, and whose
+fault a broken launcher is."""
 
 from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from toolshed.errors import ConfigError
+from toolshed.errors import ConfigError, ToolFailure
 from toolshed.sandbox import child, levels
-from toolshed.sandbox.levels import choose, describe
+from toolshed.sandbox import run as sandbox_run
+from toolshed.sandbox.levels import Job, choose, describe
 from toolshed.sandbox.probe import probe
+from toolshed.sandbox.run import Reply, run_job
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, **missing: str) -> None:
@@ -76,3 +83,28 @@ def test_the_last_value_is_the_result() -> None:
     assert child.run("result = 4\nNone", "exec", {}) == 4
     assert child.run(" 2 + 3 ", "eval", {}) == 5
     assert child.run("", "exec", {}) is None
+
+
+async def no_tools(name: str, arguments: dict[str, Any]) -> Reply:
+    return {"status": "refused", "reason": "none", "text": "no tools", "value": {}}
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        "raise SystemExit('no subreapers here')",
+        "import sys, time\n"
+        "for piece in ('Traceback:\\n', 'x' * 200_000, '\\nno subreapers here'):\n"
+        "    print(piece, end='', file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.2)\n",
+    ],
+)
+def test_a_broken_launcher_is_the_machines_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, breaks: str
+) -> None:
+    (tmp_path / "launcher.py").write_text(breaks)
+    for name in ("child.py", "confine.py"):
+        (tmp_path / name).write_text((levels.PROGRAMS / name).read_text())
+    monkeypatch.setattr(sandbox_run, "PROGRAMS", tmp_path)
+    with pytest.raises(ToolFailure, match="no subreapers here"):
+        asyncio.run(run_job(levels.SANDBOXES[-1], Job(code="1"), no_tools))

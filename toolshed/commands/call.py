@@ -247,7 +247,8 @@ def _check_out(options: argparse.Namespace) -> None:
         raise ConfigError(f"--out {out} is a folder; name a file in it")
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--out {out}: name a .png, .jpg or .webp file")
-    if not out.parent.is_dir():
+    # The last folder is made; a slip further up is not.
+    if not (out.parent.is_dir() or out.parent.parent.is_dir()):
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     if any(out.exists() and Path(each).exists() and out.samefile(each) for each in options.image):
         raise ConfigError(f"--out {out} is the picture itself; name another file")
@@ -336,6 +337,7 @@ class _Drawing:
         out = self.out or Path(f"{stem}.{name.partition('.')[0]}.png")
         shown = value.images[-1] if isinstance(value, TextReply) else images[self.index]
         try:
+            out.parent.mkdir(exist_ok=True)
             draw(shown, value).save(out)
             print(f"drawn in {out}", file=sys.stderr)
             if self.index >= len(self.stems) and shown.depth_mm is not None:

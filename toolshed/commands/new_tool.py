@@ -137,8 +137,10 @@ def main(arguments: Sequence[str]) -> int:
     _check(options.name, options.folder)
     target = options.folder / options.name
     title = "".join(part.capitalize() for part in options.name.split("_"))
-    if not options.folder.is_dir():
-        raise ConfigError(f"{options.folder} is no folder; make it first, or correct --folder")
+    # The last folder is made; a slip further up is not.
+    if not (options.folder.is_dir() or options.folder.parent.is_dir()):
+        raise ConfigError(f"there is no folder {options.folder.parent}; correct --folder")
+    options.folder.mkdir(exist_ok=True)
     # Written beside its place, so that what fails half-way is not in the way of the next try.
     with tempfile.TemporaryDirectory(dir=options.folder, prefix=".new-tool-") as place:
         written = Path(place) / options.name
