@@ -278,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config",
         help="name in configs/eval or a YAML file; without it demo, or paper where a published "
-        "benchmark is asked for",
+        "benchmark is asked for, or api for api:MODEL",
     )
     parser.add_argument("--limit", type=int, help="questions per benchmark, a random part")
     parser.add_argument("--check", action="store_true", help="print the plan and load nothing")
@@ -297,7 +297,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.limit is not None:
         overrides.append(f"limit={args.limit}")
     published = any(benchmark_named(key).repository for key in keys)
-    name = args.config or ("paper" if published else "demo")
+    usual = "paper" if published else "demo"
+    name = args.config or ("api" if args.checkpoint.startswith(api_model.PREFIX) else usual)
     plan = make_plan(args.checkpoint, keys, load_config(EvalConfig, "eval", name, overrides))
     print(plan_text(plan))
     if not args.check:

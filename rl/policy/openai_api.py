@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import JsonValue, TypeAdapter
 
@@ -65,7 +65,7 @@ class _Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
-    message: _Message
+    message: _Message = field(default_factory=_Message)
     finish_reason: str | None = None
 
 
@@ -76,8 +76,9 @@ class _Details:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Usage:
-    prompt_tokens: int
-    completion_tokens: int
+    # Gemini leaves out what is 0.
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     prompt_tokens_details: _Details | None = None
 
 

@@ -186,6 +186,7 @@ class Sender:
                 total=self._config.timeout_s, sock_connect=self._config.connect_timeout_s
             )
             self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._config.concurrent),
                 headers={**self._headers, "Content-Type": "application/json"},
                 timeout=timeout,
                 trust_env=not self._config.is_local,
@@ -225,7 +226,10 @@ class Sender:
             return f"check the key in the variable {config.variable}"
         if status == 404 or 300 <= status < 400:
             return "check the model's name, api.base_url and api.provider"
-        return "check that this model takes pictures and tools, or change what is said to be wrong"
+        return (
+            "change what is said to be wrong; api.calls=text asks without native tools, "
+            "tools.config=none without any"
+        )
 
     def _failure(self, broken: _Broken, number: int) -> PolicyFailure:
         text = f"{self.url}: {broken.text} (after {number} retries)"
@@ -236,6 +240,7 @@ class Sender:
     def _wait_s(self, number: int, broken: _Broken) -> float:
         """Seconds before the next attempt; PolicyFailure where the server asks for too many."""
         longest = self._config.longest_wait_s
+        backoff_s = self._config.backoff_s * 2.0**number * self._random.uniform(0.5, 1.0)
         if broken.wait_s is not None:
             if broken.wait_s > longest:
                 text = f"asks to wait {broken.wait_s:g} s, and api.longest_wait_s is {longest:g}"
@@ -245,8 +250,8 @@ class Sender:
             # Whatever else waits for its turn would be told the same.
             resume_s = asyncio.get_running_loop().time() + broken.wait_s
             self._next_s = max(self._next_s, resume_s)
-            return broken.wait_s
-        backoff_s = self._config.backoff_s * 2.0**number * self._random.uniform(0.5, 1.0)
+            # Some servers ask for 0 s again and again.
+            return max(broken.wait_s, min(backoff_s, longest))
         return float(min(backoff_s, longest))
 
     def _without_key(self, text: str) -> str:

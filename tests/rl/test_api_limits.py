@@ -84,7 +84,7 @@ def test_nobody_there_is_a_failure_of_the_machine() -> None:
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (400, "check that this model takes"),
+        (400, "change what is said to be wrong"),
         (401, "check the key in the variable TEST_KEY"),
         (403, "check the key in the variable TEST_KEY"),
         (404, "check the model's name, api.base_url and api.provider"),
