@@ -28,6 +28,8 @@ T = TypeVar("T")
 MAX_REPLY_BYTES = 64 << 20
 _RETRIED = (408, 409, 425, 429)
 """And everything from 500."""
+_SECRET_CHARS = 8
+"""A shorter key, x or EMPTY, is the word of a local server and no secret."""
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached")
 """Codes of a 429 that no waiting mends."""
 
@@ -39,7 +41,7 @@ class Declined(ConfigError):
         super().__init__(message)
         self.status = status
         self.told = told
-        """What the server said, at most 2,000 characters."""
+        """What the server said, at most 2,000 characters; not for showing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +146,7 @@ class Sender:
                 if not settled:
                     accounts.lost()
                 seconds = time.monotonic() - begun
+                reply = self._without_key(reply)
                 accounts.record(Attempt(number=number, status=status, reply=reply, seconds=seconds))
 
     async def _paced(self) -> None:
@@ -164,7 +167,7 @@ class Sender:
                     body += piece
                     if len(body) > MAX_REPLY_BYTES:
                         raise _Broken("bad_response", "the answer is too long", billed=True)
-                text = self._without_key(body.decode("utf-8", "replace"))
+                text = body.decode("utf-8", "replace")
                 return answer.status, text, dict(answer.headers.items())
         except aiohttp.InvalidURL as error:
             raise ConfigError(f"api.base_url makes no address: {self.url}") from error
@@ -198,7 +201,7 @@ class Sender:
     def _judged(
         self, status: int, reply: str, headers: Mapping[str, str], read: Callable[[Json], T]
     ) -> T:
-        shown = " ".join(reply.split())[:300]
+        shown = self._shown(reply)
         if status in _RETRIED or status >= 500:
             if any(code in reply for code in _SPENT):
                 raise self._declined(status, reply, "its account has nothing left; mend that")
@@ -216,8 +219,8 @@ class Sender:
             raise _Broken(error.reason, str(error), billed=True) from error
 
     def _declined(self, status: int, reply: str, remedy: str) -> Declined:
-        shown = " ".join(reply.split())[:300]
-        message = f"{self.url} answers {status} for model {self._config.model} ({shown}); {remedy}"
+        told = self._shown(reply)
+        message = f"{self.url} answers {status} for model {self._config.model} ({told}); {remedy}"
         return Declined(status, reply[:2000], message)
 
     def _remedy(self, status: int) -> str:
@@ -254,8 +257,12 @@ class Sender:
             return max(broken.wait_s, min(backoff_s, longest))
         return float(min(backoff_s, longest))
 
+    def _shown(self, reply: str) -> str:
+        return " ".join(self._without_key(reply).split())[:300]
+
     def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+        """The text for people and files; servers repeat keys in what they say of them."""
+        return text.replace(self._key, "***") if len(self._key) >= _SECRET_CHARS else text
 
 
 def _reason(status: int) -> str:

@@ -101,6 +101,20 @@ def test_what_the_user_has_to_mend_stops_at_once(status: int, words: str) -> Non
     assert KEY not in str(stopped.value) and "***" in str(stopped.value)
 
 
+@pytest.mark.parametrize("secret", ["red cube", "x"])
+def test_an_answer_stays_whole_whatever_the_key(
+    secret: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tests.rl.provider_rules.KEY", secret)
+    monkeypatch.setenv("TEST_KEY", secret)
+    with provider(Says(text="<answer>red cube x</answer>")) as server:
+        (trajectory,), _ = play(config(server, raw_dir=str(tmp_path)), tools=False)
+    assert trajectory.final_text == "<answer>red cube x</answer>"
+    kept = json.loads(next(tmp_path.iterdir()).read_text())
+    hidden = "<answer>*** x</answer>" if len(secret) == 8 else trajectory.final_text
+    assert kept["reply"]["choices"][0]["message"]["content"] == hidden
+
+
 def test_an_empty_account_is_not_waited_for() -> None:
     told = Says(status=429, raw='{"error": {"code": "insufficient_quota"}}')
     with provider(told) as server, pytest.raises(ConfigError, match="nothing left"):
