@@ -107,8 +107,12 @@ class ApiPolicy:
     ) -> Told:
         most = _most_tokens(body, len(prompt.images), sampling)
         held: list[float] = []
+
+        async def hold() -> None:
+            held.append(await self._ledger.hold(most))
+
         accounts = Accounts(
-            before=lambda: held.append(self._ledger.hold(most)),
+            before=hold,
             unbilled=lambda: self._ledger.release(held.pop()),
             lost=lambda: self._ledger.lose(held.pop()),
             retried=self._count_retry,

@@ -10,6 +10,7 @@ give ``api.prices=[input,cached,output]`` where it differs.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -147,7 +148,10 @@ class ApiUsage:
 
 
 class Ledger:
-    """Sums what requests cost, and holds back what those under way may cost at most."""
+    """Sums what requests cost, and holds back what those under way may cost at most.
+
+    Used within one event loop.
+    """
 
     def __init__(self, model: str, prices: Prices | None, limit_usd: float = 0.0) -> None:
         """ConfigError where a limit is set on a model whose prices are unknown."""
@@ -162,6 +166,9 @@ class Ledger:
         self._num_requests = 0
         self._num_lost = 0
         self._held_usd = 0.0
+        self._num_held = 0
+        self._freed = asyncio.Event()
+        """Set whenever something that was held is no longer."""
         self._lost_usd = 0.0
         self._dearest_usd = 0.0
         """What one request has cost at most so far; held for each, should bounds ever be wrong."""
@@ -181,30 +188,44 @@ class Ledger:
             trajectories=dict(self._trajectories),
         )
 
-    def hold(self, most: TokenUsage) -> float:
-        """Set aside the most that a request may cost, in USD; CostLimitReached beyond the limit."""
+    async def hold(self, most: TokenUsage) -> float:
+        """Set aside the most that a request may cost, in USD.
+
+        Waits while requests under way may yet turn out cheap enough, so that none of them is given
+        up; CostLimitReached where the request may exceed the limit and none is under way.
+        """
         if self._prices is None:
             return 0.0
-        usd = max(self._prices.cost_usd(most), self._dearest_usd)
-        spent = self._prices.cost_usd(self._tokens) + self._lost_usd
-        if self._limit_usd and spent + self._held_usd + usd > self._limit_usd:
-            raise CostLimitReached(
-                f"api.cost_limit_usd={self._limit_usd:g}: {spent:.4f} USD are spent, "
-                f"{self._held_usd:.4f} under way, and the next request may cost {usd:.4f}; raise "
-                "the limit and give the same command again, which asks only what is missing"
-            )
-        self._held_usd += usd
-        return usd
+        while True:
+            usd = max(self._prices.cost_usd(most), self._dearest_usd)
+            spent = self._prices.cost_usd(self._tokens) + self._lost_usd
+            if not self._limit_usd or spent + self._held_usd + usd <= self._limit_usd:
+                self._held_usd += usd
+                self._num_held += 1
+                return usd
+            if not self._num_held:
+                raise CostLimitReached(
+                    f"api.cost_limit_usd={self._limit_usd:g}: {spent:.4f} USD are spent, and the "
+                    f"next request may cost {usd:.4f}; raise the limit and give the same command "
+                    "again, which asks only what is missing"
+                )
+            self._freed.clear()
+            await self._freed.wait()
 
     def release(self, held_usd: float) -> None:
-        """The request was not billed."""
-        self._held_usd -= held_usd
+        """The request was not billed, or is told otherwise what it cost."""
+        if self._prices is None:
+            return
+        self._num_held -= 1
+        # Sums of floats do not cancel to the last bit.
+        self._held_usd = self._held_usd - held_usd if self._num_held else 0.0
+        self._freed.set()
 
     def lose(self, held_usd: float) -> None:
         """The request may have been billed; nobody will say how much."""
-        self._held_usd -= held_usd
         self._lost_usd += held_usd
         self._num_lost += 1
+        self.release(held_usd)
 
     def settle(self, held_usd: float, trajectory: str, usage: TokenUsage | None) -> None:
         """The request was answered; without an account it is among the lost."""
@@ -212,8 +233,8 @@ class Ledger:
         if usage is None:
             self.lose(held_usd)
             return
-        self._held_usd -= held_usd
         if self._prices is not None:
             self._dearest_usd = max(self._dearest_usd, self._prices.cost_usd(usage))
         self._tokens += usage
         self._trajectories[trajectory] += usage
+        self.release(held_usd)

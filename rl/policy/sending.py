@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,7 +60,7 @@ class Attempt:
 class Accounts:
     """Called around every attempt of a request."""
 
-    before: Callable[[], None]
+    before: Callable[[], Awaitable[None]]
     """May refuse by raising."""
     unbilled: Callable[[], None]
     lost: Callable[[], None]
@@ -125,7 +125,7 @@ class Sender:
     ) -> T:
         async with self._places:
             await self._paced()
-            accounts.before()
+            await accounts.before()
             begun = time.monotonic()
             status, reply, settled = 0, "cancelled", False
             try:

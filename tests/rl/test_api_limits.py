@@ -183,6 +183,15 @@ def test_the_limit_stops_a_run_under_way_before_it_is_exceeded() -> None:
     assert "are spent" in str(stopped.value)
 
 
+def test_requests_under_way_are_waited_for_where_the_limit_is_near() -> None:
+    """Each may cost far more than it does: one after the other they all fit, and none is lost."""
+    with provider(Says(text="a", usage=(10, 0, 1), delay_s=0.02)) as server:
+        settings = config(server, prices=[10.0, 10.0, 10.0], cost_limit_usd=0.3)
+        trajectories, policy = play(settings, tools=False, num=8)
+    assert [each.stop_reason for each in trajectories] == [StopReason.ANSWERED] * 8
+    assert server.most_at_once < 8 and policy.usage.lost == 0
+
+
 def test_few_requests_at_once_and_few_in_a_minute() -> None:
     with provider(Says(text="a", delay_s=0.05)) as server:
         play(config(server, concurrent=2), tools=False, num=6)
