@@ -2,10 +2,10 @@
 
 The table is literal: list prices in USD per million tokens at standard speed and for short
 contexts (some models cost more beyond 100k to 270k input tokens). It was compiled on 2026-11-21
-from Anthropic's page (platform.claude.com/docs/en/about-claude/pricing) and, for OpenAI and Google,
-from third-party listings that name the providers' pages of 2026 (OpenAI) and 2025 (Gemini 2.5) as
-their source. No bill was ever compared: check the provider's page before relying on a figure, and
-give ``api.prices=[input,cached,output]`` where it differs.
+from excerpts of Anthropic's page (platform.claude.com/docs/en/about-claude/pricing) and, for OpenAI,
+from third-party listings that name its pages of 2026 as their source; Google's are not in it. No
+bill was ever compared: check the provider's page before relying on a figure, and give
+``api.prices=[input,cached,output]`` where it differs or where there is none.
 """
 
 from __future__ import annotations
@@ -54,9 +54,6 @@ TABLE: dict[str, tuple[float, float, float]] = {
     "gpt-4.1-nano": (0.1, 0.025, 0.4),
     "gpt-4o": (2.5, 1.25, 10.0),
     "gpt-4o-mini": (0.15, 0.075, 0.6),
-    "gemini-2.5-pro": (1.25, 0.125, 10.0),
-    "gemini-2.5-flash": (0.3, 0.03, 2.5),
-    "gemini-2.5-flash-lite": (0.1, 0.01, 0.4),
 }
 
 
