@@ -2,9 +2,9 @@
 
 The table is literal: list prices in USD per million tokens at standard speed and for short
 contexts (some models cost more beyond 100k to 270k input tokens). It was compiled on 2026-11-21
-from excerpts of Anthropic's page (platform.claude.com/docs/en/about-claude/pricing) and, for OpenAI,
-from third-party listings that name its pages of 2026 as their source; Google's are not in it. No
-bill was ever compared: check the provider's page before relying on a figure, and give
+from excerpts of Anthropic's page (platform.claude.com/docs/en/about-claude/pricing) and, for
+OpenAI, from third-party listings that name its pages of 2026 as their source; Google's are not in
+it. No bill was ever compared: check the provider's page before relying on a figure, and give
 ``api.prices=[input,cached,output]`` where it differs or where there is none.
 """
 
