@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rl.policy.api_config import ApiConfig
 from sft.config import (
     DTYPES,
     SCHEMA_POLICIES,
@@ -23,6 +24,9 @@ REWARDS = ("default", "demo")
 FREE_KEYS = (
     *("data", "out", "schema", "limit", "greedy", "draws"),
     *("width", "threads", "max_failures", "keep_pictures"),
+    *("api.key_variable", "api.timeout_s", "api.connect_timeout_s", "api.retries"),
+    *("api.backoff_s", "api.longest_wait_s", "api.requests_per_minute", "api.concurrent"),
+    *("api.cost_limit_usd", "api.prices", "api.raw_dir"),
 )
 """Keys that decide what is asked and how fast, never what the answer to a question is. Rows know
 their question themselves."""
@@ -33,6 +37,8 @@ class EvalConfig:
     """Keys of ``configs/eval/*.yaml`` and of ``key=value`` words."""
 
     tools: ToolsConfig = field(default_factory=ToolsConfig)
+    api: ApiConfig = field(default_factory=ApiConfig)
+    """How the model of ``api:MODEL`` is reached; a checkpoint needs none of it."""
     schema: str = "same"
     """``any`` accepts a checkpoint that was trained with another tool schema."""
     data: str = ""

@@ -1,5 +1,7 @@
 """Evaluate a checkpoint: ``python -m eval.run CKPT BENCHMARK... [key=value ...]``.
 
+``api:MODEL`` in place of the checkpoint examines a model behind an API (docs/EVALUATION.md).
+
 Rows are appended to ``OUT/rows/BENCHMARK.jsonl`` as episodes finish; the same command again asks
 only what is missing. At the end: the table with its intervals, and ``OUT/report.html``.
 """
@@ -15,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from eval import api_model
 from eval.benchmarks import BENCHMARKS, benchmark_named, data_file, load_benchmark, origin_of
 from eval.config import CONFIG_FILE, EvalConfig, check_same_settings
 from eval.rows import EvalRow, read_rows
@@ -36,13 +39,23 @@ if TYPE_CHECKING:
 class Plan:
     """Everything decided before anything is loaded."""
 
-    checkpoint: Path
+    checkpoint: Path | None
+    """None where ``config.api`` says who is asked."""
     name: str
     """Of the policy, in rows and tables."""
     keys: tuple[str, ...]
     config: EvalConfig
     out: Path
     tools: ToolSet
+
+    @property
+    def policy(self) -> str:
+        """What rows call the policy; reads the weights of a checkpoint."""
+        from eval.identity import policy_identity
+
+        if self.checkpoint is None:
+            return api_model.policy_words(self.config.api)
+        return f"{self.name} {policy_identity(self.checkpoint)}"
 
     def rows_file(self, key: str) -> Path:
         return self.out / "rows" / f"{key}.jsonl"
@@ -66,11 +79,19 @@ def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
     if not config.greedy and config.draws < 1:
         raise ConfigError("greedy=false and draws=0 ask nothing; give draws=N")
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
-    policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
-    folder = check_tools(checkpoint, tools, policy)
-    name = folder.parent.name if folder.name == "final" else folder.name
+    config = api_model.with_model(checkpoint, config)
+    folder: Path | None = None
+    if config.api.model:
+        api_model.warn_schema(config.api)
+        name = api_model.file_name(config.api)
+        run = f"api_{name}"
+    else:
+        policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
+        folder = check_tools(checkpoint, tools, policy)
+        name = folder.parent.name if folder.name == "final" else folder.name
+        run = run_name(folder)
     check_answerable(keys, tools, config.tools.config)
-    out = Path(config.out) if config.out else Path("runs") / "eval" / run_name(folder)
+    out = Path(config.out) if config.out else Path("runs") / "eval" / run
     check_folder(out, "rows", "data")
     check_same_settings(out, config)
     return Plan(checkpoint=folder, name=name, keys=tuple(keys), config=config, out=out, tools=tools)
@@ -79,8 +100,10 @@ def make_plan(checkpoint: str, keys: Sequence[str], config: EvalConfig) -> Plan:
 def plan_text(plan: Plan) -> str:
     """What would be asked, and what is done already."""
     tools = ", ".join(spec.name for spec in plan.tools.specs) or "none"
-    lines = [
-        f"checkpoint  {plan.checkpoint}",
+    lines = [f"checkpoint  {plan.checkpoint}"]
+    if plan.checkpoint is None:
+        lines = api_model.plan_lines(plan.config.api)
+    lines += [
         f"tools       {plan.config.tools.config}: {tools}",
         f"schema      {plan.tools.schema_hash[:12]}",
         f"rows        {plan.out / 'rows'}",
@@ -99,9 +122,8 @@ def plan_text(plan: Plan) -> str:
 
 def run(plan: Plan) -> dict[str, list[EvalRow]]:
     """Ask everything that is missing; returns all rows by benchmark."""
-    from eval.identity import policy_identity
-
-    check_device(plan.config.device)
+    if plan.checkpoint is not None:
+        check_device(plan.config.device)
     questions = {
         key: load_benchmark(
             key,
@@ -112,13 +134,16 @@ def run(plan: Plan) -> dict[str, list[EvalRow]]:
         )
         for key in plan.keys
     }
-    policy = f"{plan.name} {policy_identity(plan.checkpoint)}"
+    policy = plan.policy
     there = _answered(plan, questions, policy)
     if there is None:
         _check_questions(plan, [*chain(*questions.values())])
     write_atomic(plan.out / CONFIG_FILE, to_yaml(plan.config))
     if there is not None:
         return there
+    if plan.checkpoint is None:
+        # Before any tool starts.
+        api_model.check_ready(plan.config, plan.tools)
     try:
         return asyncio.run(_ask_all(plan, questions, policy))
     except KeyboardInterrupt as stop:
@@ -132,6 +157,8 @@ def _check_questions(plan: Plan, questions: Sequence[Question]) -> None:
     from sft.render import Renderer
 
     check_depth(questions, plan.tools, plan.config.tools.config)
+    if plan.checkpoint is None:
+        return
     limits = {"max_tokens": plan.config.max_tokens, "max_length": plan.config.max_length}
     check_room(questions, plan.tools.specs, Renderer.load(plan.checkpoint), **limits)
 
@@ -157,18 +184,26 @@ def _answered(
 async def _ask_all(
     plan: Plan, questions: dict[str, list[Question]], policy: str
 ) -> dict[str, list[EvalRow]]:
-    from eval.evaluate import player_of
-
     shed = _open_tools(plan)
     try:
-        player = player_of(plan.config, plan.checkpoint, shed)
+        player = _player(plan, shed)
         try:
             return {key: await _ask(plan, key, questions[key], player, policy) for key in plan.keys}
         finally:
+            if plan.checkpoint is None:
+                api_model.tell_usage(player, plan.out)
             await player.policy.aclose()
     finally:
         if shed is not None:
             await shed.aclose()
+
+
+def _player(plan: Plan, shed: Toolshed | None) -> Player:
+    from eval.evaluate import player_of
+
+    if plan.checkpoint is None:
+        return api_model.player_of_api(plan.config, plan.tools, shed)
+    return player_of(plan.config, plan.checkpoint, shed)
 
 
 async def _ask(
@@ -236,12 +271,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint folder, or a run's folder")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="checkpoint folder, a run's folder, or api:MODEL"
+    )
     parser.add_argument("words", nargs="*", default=[], metavar="BENCHMARK | key=value")
     parser.add_argument(
         "--config",
         help="name in configs/eval or a YAML file; without it demo, or paper where a published "
-        "benchmark is asked for",
+        "benchmark is asked for, or api for api:MODEL",
     )
     parser.add_argument("--limit", type=int, help="questions per benchmark, a random part")
     parser.add_argument("--check", action="store_true", help="print the plan and load nothing")
@@ -256,11 +293,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     keys = [word for word in args.words if "=" not in word]
-    overrides = [word for word in args.words if "=" in word]
+    overrides = api_model.whole_words([word for word in args.words if "=" in word])
     if args.limit is not None:
         overrides.append(f"limit={args.limit}")
     published = any(benchmark_named(key).repository for key in keys)
-    name = args.config or ("paper" if published else "demo")
+    usual = "paper" if published else "demo"
+    name = args.config or ("api" if args.checkpoint.startswith(api_model.PREFIX) else usual)
     plan = make_plan(args.checkpoint, keys, load_config(EvalConfig, "eval", name, overrides))
     print(plan_text(plan))
     if not args.check:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 from pydantic import JsonValue
 
-from rl.types import Question, Trajectory, Turn
+from rl.types import Finish, Question, Trajectory, Turn
 from toolshed.chat import answer_of
 from toolshed.types import (
     CapturedImage,
@@ -91,6 +91,7 @@ class TurnRecord:
     errors: tuple[str, ...] = ()
     """What the model read about calls that could not be parsed."""
     num_tokens: int = 0
+    finish: Finish = "stop"
     generate_s: float = 0.0
     tools_s: float = 0.0
 
@@ -197,6 +198,7 @@ def _turns(turns: tuple[Turn, ...], num_pictures: int) -> tuple[TurnRecord, ...]
                 calls=tuple(calls),
                 errors=tuple(error.text for error in turn.errors),
                 num_tokens=len(turn.completion.token_ids),
+                finish=turn.completion.finish,
                 generate_s=round(turn.generate_s, 5),
                 tools_s=round(turn.tools_s, 5),
             )

@@ -1,7 +1,7 @@
 """One question in, one trajectory out: a coroutine per trajectory, no barrier between them.
 
 Token ids are only ever appended: what the policy sampled is kept as sampled, and each tool reply is
-encoded on its own. A failed tool ends the trajectory as ``tool_failure``, unscored.
+encoded on its own. A failed tool or policy ends the trajectory as ``tool_failure``, unscored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from rl.policy.base import Policy, Prompt
+from rl.policy.base import Policy, PolicyFailure, Prompt
 from rl.types import Completion, Question, SamplingParams, StopReason, Trajectory, Turn
 from sft.render import IMAGE_MARK, Renderer, Rendering
 from toolshed import chat
@@ -126,7 +126,11 @@ class _Episode:
     async def _turn(self) -> StopReason | None:
         """One assistant turn and the replies to its calls; a reason if the episode is over."""
         begun = time.monotonic()
-        completion = await self.player.policy.generate(self._prompt(), self._sampling())
+        try:
+            completion = await self.player.policy.generate(self._prompt(), self._sampling())
+        except PolicyFailure as failure:
+            self.failure = f"policy: {failure}"
+            return StopReason.TOOL_FAILURE
         generated = time.monotonic()
         self._append(completion)
         parsed = chat.parse_calls(completion.text, max_calls=self.player.limits.max_calls)

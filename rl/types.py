@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sft.sample import Span
 from toolshed.images import ImageSource
 from toolshed.types import CallError, Json, Message, ToolCall, ToolImage, ToolResult
+
+Finish: TypeAlias = Literal["stop", "length", "refusal"]
+"""How a turn ended: by itself, at its limit, or stopped for its content by an API's provider."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +53,7 @@ class Completion:
     """Sampled ids, the end-of-turn token included; empty for policies without tokens."""
     logprobs: tuple[float, ...] = ()
     """Log-probability of each sampled id at the sampling temperature."""
-    finish: Literal["stop", "length"] = "stop"
+    finish: Finish = "stop"
     version: int = 0
     """Weight version that sampled it."""
 

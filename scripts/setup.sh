@@ -29,7 +29,7 @@ stamp=.venv/.spacetools-stamp
 want=$(cat pyproject.toml "$constraints" scripts/setup.sh | sha256sum | cut -d' ' -f1)
 # Looks for the packages without loading them, which would take seconds.
 look='from importlib.util import find_spec as find
-names = "numpy PIL yaml pydantic pyarrow psutil hydra tqdm torch transformers safetensors ray mujoco scipy".split()
+names = "numpy PIL yaml pydantic pyarrow psutil hydra tqdm aiohttp torch transformers safetensors ray mujoco scipy".split()
 exit(" ".join(name for name in names if not (find(name) and find(name).origin)) or 0)'
 if [ "$force" = no ] && [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
   missing=$(.venv/bin/python -c "$look" 2>&1) && exit 0

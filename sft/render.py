@@ -111,7 +111,7 @@ class Renderer:
         """Ids that follow an end-of-turn token: the newline, one user turn, the next header."""
         return self.encode("\n" + self._turn(message) + "<|im_start|>assistant\n")
 
-    def closing(self, finish: Literal["stop", "length"]) -> tuple[int, ...]:
+    def closing(self, finish: Literal["stop", "length", "refusal"]) -> tuple[int, ...]:
         """Template ids that close an assistant turn that was cut off."""
         return () if finish == "stop" else (self.end_of_turn,)
 

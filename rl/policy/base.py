@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rl.types import Completion, Question, SamplingParams
+from toolshed.errors import ToolFailure
 from toolshed.types import Message, ToolImage
+
+
+class PolicyFailure(ToolFailure):
+    """The machinery behind a policy broke; its trajectory is neither trained nor scored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +35,9 @@ class Policy(Protocol):
 
     version: int
 
-    async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion: ...
+    async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+        """The next turn; PolicyFailure ends the trajectory as ``tool_failure``."""
+        ...
 
     def release(self, trajectory: str) -> None:
         """Forget what was kept for a trajectory; unknown ones are ignored."""

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from eval.config import FREE_KEYS, EvalConfig, check_same_settings
+from rl.policy.api_config import ApiConfig
 from sft.config import load_config, to_yaml
 from toolshed.errors import ConfigError
 
@@ -24,6 +25,11 @@ OTHER = {
     "max_length": "300",
     "device": "cuda",
     "dtype": "bfloat16",
+    "api.model": "toy",
+    "api.provider": "anthropic",
+    "api.base_url": "'http://127.0.0.1:30000/v1'",
+    "api.calls": "text",
+    "api.image_format": "jpeg",
 }
 FREE = {
     "schema": "any",
@@ -36,6 +42,17 @@ FREE = {
     "threads": "2",
     "max_failures": "0.5",
     "keep_pictures": "0",
+    "api.key_variable": "OTHER_KEY",
+    "api.timeout_s": "9",
+    "api.connect_timeout_s": "9",
+    "api.retries": "9",
+    "api.backoff_s": "9",
+    "api.longest_wait_s": "9",
+    "api.requests_per_minute": "9",
+    "api.concurrent": "9",
+    "api.cost_limit_usd": "9",
+    "api.prices": "[1,2,3]",
+    "api.raw_dir": "raw",
 }
 
 
@@ -62,6 +79,8 @@ def test_every_key_is_either_free_or_not() -> None:
     assert set(FREE) == set(FREE_KEYS)
     keys = {key.partition(".")[0] for key in (*OTHER, *FREE)}
     assert keys == {field.name for field in fields(EvalConfig)}
+    api = {key.partition(".")[2] for key in (*OTHER, *FREE) if key.startswith("api.")}
+    assert api == {field.name for field in fields(ApiConfig)}
 
 
 @pytest.mark.parametrize("key", OTHER)

@@ -1,0 +1,146 @@
+"""An API model as the one that is examined: what ``api:MODEL`` means to ``eval.run``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.config import EvalConfig
+from rl.policy.api_config import NO_KEY, ApiConfig, check_api, key_present
+from sft.run_dir import naming
+from toolshed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rl.policy.prices import ApiUsage
+    from rl.rollout import Player
+    from toolshed.shed import Toolshed
+    from toolshed.toolset import ToolSet
+
+PREFIX = "api:"
+USAGE_FILE = "api_usage.jsonl"
+_SHORT = {
+    "provider": "api.provider",
+    "base_url": "api.base_url",
+    "key_variable": "api.key_variable",
+    "tools": "tools.config",
+}
+"""Words of the command line that may be written without the mapping that they belong to."""
+
+
+def whole_words(words: Sequence[str]) -> list[str]:
+    """``key=value`` words with the short ones written out, ``tools={...}`` as it is."""
+    parts = [word.partition("=") for word in words]
+    return [
+        word if value.startswith("{") else f"{_SHORT.get(key, key)}{equals}{value}"
+        for word, (key, equals, value) in zip(words, parts, strict=True)
+    ]
+
+
+def with_model(subject: str, config: EvalConfig) -> EvalConfig:
+    """The config with the model that ``api:MODEL`` names; unchanged for a checkpoint.
+
+    ConfigError where the model cannot be reached as configured; nothing is sent.
+    """
+    if not subject.startswith(PREFIX):
+        if config.api.model:
+            raise ConfigError(
+                f"api.model={config.api.model} and the checkpoint {subject}; give "
+                f"{PREFIX}{config.api.model} in its place, or no api.model="
+            )
+        return config
+    api = replace(config.api, model=subject.removeprefix(PREFIX))
+    check_api(api)
+    return replace(config, api=api)
+
+
+def warn_schema(api: ApiConfig) -> None:
+    """Say once what is known of the tools that the model was trained with: nothing."""
+    print(
+        f"warning: {PREFIX}{api.model} does not say which tool schema it was trained with; "
+        "its schema is unknown and taken as it is",
+        file=sys.stderr,
+    )
+
+
+def file_name(api: ApiConfig) -> str:
+    """The model's name with nothing in it that a path could take for its own."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", api.model)
+
+
+def policy_words(api: ApiConfig) -> str:
+    """What rows call the policy: weights have a hash, of a model behind an API the name is all."""
+    return f"{api.model} {api.provider} {api.address} calls={api.calls}"
+
+
+def plan_lines(api: ApiConfig) -> list[str]:
+    """What ``--check`` says of the model; the key itself is never shown."""
+    from rl.policy.prices import prices_of
+
+    prices = prices_of(api.model, api.prices)
+    told = "unknown; give api.prices=[input,cached,output]"
+    if prices is not None:
+        told = f"{prices.input:g} / {prices.cached:g} / {prices.output:g} USD per million tokens"
+        told += " of input, cached input, output"
+    key = "none is sent"
+    if api.variable != NO_KEY:
+        key = f"variable {api.variable}, {'set' if key_present(api) else 'NOT SET'}"
+    limit = f"{api.cost_limit_usd:g} USD" if api.cost_limit_usd else "none"
+    return [
+        f"model       {api.model}",
+        f"provider    {api.provider}, {api.address}",
+        f"key         {key}",
+        f"prices      {told}",
+        f"cost limit  {limit}",
+        f"calls       {api.calls}",
+    ]
+
+
+def check_ready(config: EvalConfig, tools: ToolSet) -> None:
+    """ConfigError where nothing could be asked: no key, or a limit of cost without prices."""
+    from rl.policy.api import ApiPolicy
+
+    ApiPolicy(config.api, tools.specs)
+
+
+def player_of_api(config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
+    """The model under a config's limits; of these ``max_tokens`` holds for each turn alone."""
+    from eval.evaluate import limits_of
+    from rl.policy.api import ApiPolicy
+    from rl.rollout import Player
+
+    policy = ApiPolicy(config.api, tools.specs)
+    return Player(policy=policy, renderer=None, shed=shed, limits=limits_of(config))
+
+
+def tell_usage(player: Player, out: Path) -> None:
+    """Print what this command used, and add it to the folder's account of all commands."""
+    from rl.policy.api import ApiPolicy
+
+    assert isinstance(player.policy, ApiPolicy)
+    usage = player.policy.usage
+    print(usage.line())
+    path = out / USAGE_FILE
+    with naming(path), path.open("a") as file:
+        file.write(json.dumps(_entry(player.policy.config, usage)) + "\n")
+
+
+def _entry(api: ApiConfig, usage: ApiUsage) -> dict[str, object]:
+    return {
+        "model": api.model,
+        "provider": api.provider,
+        "requests": usage.requests,
+        "retries": usage.retries,
+        "refusals": usage.refusals,
+        "input_tokens": usage.tokens.input,
+        "cached_tokens": usage.tokens.cached,
+        "cache_written_tokens": usage.tokens.cache_written,
+        "output_tokens": usage.tokens.output,
+        "cost_usd": usage.cost_usd,
+        "lost": usage.lost,
+        "most_lost_usd": usage.most_lost_usd,
+    }
