@@ -5,6 +5,7 @@ Ray is imported inside functions, so that this module can be imported without it
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import math
@@ -13,7 +14,9 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from toolshed.config import ToolshedConfig
 from toolshed.errors import ConfigError, ToolFailure
@@ -131,6 +134,23 @@ def prepare() -> None:
         raise ConfigError(
             "host: ray needs Ray; pip install 'spacetools[ray]', or write 'host: local'"
         )
+    _notes_to_stderr()
+
+
+def _notes_to_stderr() -> None:
+    """What the raylet tells a driver Ray prints on standard output, which is the program's own: a
+    JSON object there must stay alone."""
+    from ray._private import worker
+
+    shown = vars(worker).get("print_to_stdstream")
+    if shown is not None and not hasattr(shown, "func"):
+        vars(worker)["print_to_stdstream"] = functools.partial(_show_as_error, shown)
+
+
+def _show_as_error(
+    shown: Callable[..., None], data: dict[str, Any], *rest: Any, **named: Any
+) -> None:
+    shown({**data, "is_err": True}, *rest, **named)
 
 
 def _is_initialized() -> bool:
