@@ -10,6 +10,11 @@ Anything else is a bug and propagates.
 """
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says, where libraries go on for pages."""
+    return str(error).strip().split("\n")[0]
+
+
 class ToolshedError(Exception):
     """Root of the errors that this project raises on purpose."""
 

@@ -24,16 +24,13 @@ import pytest
 from toolshed.errors import ToolFailure
 from toolshed.sandbox import launcher, levels
 from toolshed.sandbox.levels import SANDBOXES, Finished, Job, Limits, Sandbox, choose
+from toolshed.sandbox.probe import no_tools
 from toolshed.sandbox.run import Reply, run_job
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = dataclasses.replace(Limits(), cpu_s=0.7, wall_s=10.0)
 SHORT = dataclasses.replace(Limits(), wall_s=2.0)
 STRONG = ("sandlock", "bwrap")
-
-
-async def no_tools(name: str, arguments: dict[str, Any]) -> Reply:
-    return {"status": "refused", "reason": "none", "text": "no tools", "value": {}}
 
 
 @pytest.fixture(params=[each.level for each in SANDBOXES])
@@ -339,7 +336,7 @@ def test_a_cancelled_run_leaves_nothing() -> None:
 def test_a_killed_caller_leaves_nothing(tmp_path: Path) -> None:
     script = (
         "import asyncio\n"
-        "from tests.toolshed.test_sandbox import no_tools\n"
+        "from toolshed.sandbox.probe import no_tools\n"
         "from toolshed.sandbox.levels import SANDBOXES, Job\n"
         "from toolshed.sandbox.run import run_job\n"
         'code = \'open("started", "w").close()\\ntime.sleep(25)\'\n'

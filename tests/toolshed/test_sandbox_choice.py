@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from toolshed.errors import ConfigError, ToolFailure
 from toolshed.sandbox import child, levels
 from toolshed.sandbox import run as sandbox_run
 from toolshed.sandbox.levels import Job, choose, describe
-from toolshed.sandbox.probe import probe
-from toolshed.sandbox.run import Reply, run_job
+from toolshed.sandbox.probe import no_tools, probe
+from toolshed.sandbox.run import run_job
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, **missing: str) -> None:
@@ -83,10 +82,6 @@ def test_the_last_value_is_the_result() -> None:
     assert child.run("result = 4\nNone", "exec", {}) == 4
     assert child.run(" 2 + 3 ", "eval", {}) == 5
     assert child.run("", "exec", {}) is None
-
-
-async def no_tools(name: str, arguments: dict[str, Any]) -> Reply:
-    return {"status": "refused", "reason": "none", "text": "no tools", "value": {}}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from toolshed.errors import ConfigError, ToolFailure
+from toolshed.errors import ConfigError, ToolFailure, first_line
 from toolshed.serving.batches import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def found(model_id: str, environment: str) -> Iterator[None]:
     except ImportError as error:
         raise ConfigError(_lives_in(environment, str(error))) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().split("\n")[0][:300]
+        first = first_line(error)[:300]
         causes = list(_causes(error))
         if any(map(_is_memory, causes)):
             raise MemoryError(f"{model_id}: {first}") from error

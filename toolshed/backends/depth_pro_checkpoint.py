@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from toolshed.backends.checkpoints import Placement, found, memory_errors, transformers_class
-from toolshed.errors import ConfigError
+from toolshed.errors import ConfigError, first_line
 
 HOOKS = (11, 5)
 """Blocks of the patch encoder whose outputs are used as well, deeper one first."""
@@ -160,7 +160,7 @@ def load_original(path: str, placement: Placement) -> tuple[Any, Any]:
         model = transformers_class("DepthProForDepthEstimation", "depth")(config)
         model.load_state_dict(converted(weights), strict=True)
     except (KeyError, RuntimeError, AttributeError) as error:
-        first = str(error).strip().split("\n")[0][:300]
+        first = first_line(error)[:300]
         raise ConfigError(
             f"checkpoint_path = {path!r} is no checkpoint of Depth Pro: {first}"
         ) from error

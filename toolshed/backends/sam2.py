@@ -37,12 +37,13 @@ class Sam2(SegmentationTool):
 
     model_class: ClassVar[str] = "Sam2Model"
     processor_class: ClassVar[str] = "Sam2Processor"
+    released_id: ClassVar[str] = "facebook/sam2.1-hiera-small"
     environment: ClassVar[str] = "sam2"
 
     def __init__(
         self,
         *,
-        model_id: str = "facebook/sam2.1-hiera-small",
+        model_id: str | None = None,
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "float32",
@@ -50,7 +51,9 @@ class Sam2(SegmentationTool):
         erosion_px: int = 7,
         kept_encodings: int = 8,
     ) -> None:
-        """``erosion_px`` is the side of the square, odd; 1 leaves masks as they are."""
+        """``model_id`` is ``released_id`` where it is missing; ``erosion_px`` is the side of the
+        square, odd; 1 leaves masks as they are."""
+        model_id = self.released_id if model_id is None else model_id
         if erosion_px < 1 or erosion_px % 2 == 0:
             raise ConfigError(f"erosion_px = {erosion_px}; write an odd number, 1 for no erosion")
         needed("torchvision", self.environment)

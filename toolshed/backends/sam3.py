@@ -12,24 +12,4 @@ class Sam3(Sam2):
 
     model_class: ClassVar[str] = "Sam3TrackerModel"
     processor_class: ClassVar[str] = "Sam3TrackerProcessor"
-
-    def __init__(
-        self,
-        *,
-        model_id: str = "facebook/sam3",
-        revision: str | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        mask_threshold: float = 0.15,
-        erosion_px: int = 7,
-        kept_encodings: int = 8,
-    ) -> None:
-        super().__init__(
-            model_id=model_id,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            mask_threshold=mask_threshold,
-            erosion_px=erosion_px,
-            kept_encodings=kept_encodings,
-        )
+    released_id: ClassVar[str] = "facebook/sam3"

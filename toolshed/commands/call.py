@@ -250,7 +250,8 @@ def _check_out(options: argparse.Namespace) -> None:
     # The last folder is made; a slip further up is not.
     if not (out.parent.is_dir() or out.parent.parent.is_dir()):
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
-    if any(out.exists() and Path(each).exists() and out.samefile(each) for each in options.image):
+    paths = [Path(each) for each in options.image if not each.startswith("data:")]
+    if any(out.exists() and each.exists() and out.samefile(each) for each in paths):
         raise ConfigError(f"--out {out} is the picture itself; name another file")
 
 

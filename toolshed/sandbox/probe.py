@@ -76,7 +76,7 @@ def _ran(sandbox: Sandbox, job: Job) -> Finished:
 
     def work() -> None:
         try:
-            found.append(asyncio.run(run_job(sandbox, job, _no_tools, limits)))
+            found.append(asyncio.run(run_job(sandbox, job, no_tools, limits)))
         except ToolFailure as failure:
             found.append(failure)
 
@@ -89,5 +89,6 @@ def _ran(sandbox: Sandbox, job: Job) -> Finished:
     return outcome
 
 
-async def _no_tools(name: str, arguments: dict[str, Any]) -> Reply:
+async def no_tools(name: str, arguments: dict[str, Any]) -> Reply:
+    """Refuses every call that a program makes."""
     return {"status": "refused", "reason": "unknown_tool", "text": f"no tool {name}", "value": {}}

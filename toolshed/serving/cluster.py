@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from toolshed.config import ToolshedConfig
-from toolshed.errors import ConfigError, ToolFailure
+from toolshed.errors import ConfigError, ToolFailure, first_line
 
 OBJECT_STORE_BYTES = 200 << 20
 _LONGEST_TEMPORARY_PATH = 40
@@ -78,7 +78,7 @@ class Cluster:
             shutil.rmtree(folder, ignore_errors=True)
             if not isinstance(error, Exception):
                 raise
-            text = f"Ray did not start: {str(error).strip().splitlines()[0]}"
+            text = f"Ray did not start: {first_line(error)}"
             remedy = "try again when the machine is less busy and its disk is not full"
             raise ToolFailure("no_cluster", f"{text}; {remedy}") from error
         cls._folder = folder
@@ -143,7 +143,7 @@ def _notes_to_stderr() -> None:
     from ray._private import worker
 
     shown = vars(worker).get("print_to_stdstream")
-    if shown is not None and not hasattr(shown, "func"):
+    if shown is not None and not isinstance(shown, functools.partial):
         vars(worker)["print_to_stdstream"] = functools.partial(_show_as_error, shown)
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request
 from toolshed.byte_lru import Abandoned, SingleFlight
-from toolshed.errors import CallEnded, ConfigError, ToolFailure, ToolRefusal
+from toolshed.errors import CallEnded, ConfigError, ToolFailure, ToolRefusal, first_line
 from toolshed.serving.batches import Worker
 from toolshed.serving.turns import Turnstile
 from toolshed.serving.wire import Asked, Buffers, Inbox, Told, Word, two_parts
@@ -248,8 +248,7 @@ def _fetch(references: list[Any], until_s: float) -> list[Any]:
     except exceptions.GetTimeoutError:
         raise ToolFailure("deadline", "no time was left to fetch the arguments") from None
     except exceptions.RayError as error:
-        first_line = str(error).strip().split("\n")[0]
-        text = f"an argument is gone with the process that held it: {first_line}"
+        text = f"an argument is gone with the process that held it: {first_line(error)}"
         raise ToolFailure("expired", text) from error
     return lists
 

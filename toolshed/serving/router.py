@@ -16,7 +16,7 @@ from typing import Any
 from toolshed.backend import Answer, Request
 from toolshed.blocking import may_block
 from toolshed.config import ToolshedConfig
-from toolshed.errors import ToolFailure, ToolRefusal
+from toolshed.errors import ToolFailure, ToolRefusal, first_line
 from toolshed.hosting import Served
 from toolshed.serving.arrivals import Arrivals
 from toolshed.serving.launch import Service
@@ -109,7 +109,7 @@ class RayHost:
             reference, stored = self._sent(member, request, served, remaining_s)
         except exceptions.RayError as error:
             # Here and not there: an object store that is full, or a cluster that is gone.
-            text = f"{request.name} could not be sent: {_first_line(error)}"
+            text = f"{request.name} could not be sent: {first_line(error)}"
             raise _Lost(ToolFailure("ray_error", text), retry=False) from None
         told = await self._awaited(pool, member, request, reference, remaining_s)
         if told.word == "busy":
@@ -174,16 +174,16 @@ class RayHost:
             # It may come back, and nobody would tell of that: so it is not given up here.
             pool.full(member, _UNREACHABLE_PAUSE_S)
             self.service.look_at(member)
-            text = f"the replica of {request.name} cannot be reached: {_first_line(error)}"
+            text = f"the replica of {request.name} cannot be reached: {first_line(error)}"
             raise _Lost(ToolFailure("replica_died", text), retry=True) from None
         except exceptions.RayActorError as error:
             pool.down(member)
             self.service.look_at(member)
-            text = f"the replica of {request.name} died: {_first_line(error)}"
+            text = f"the replica of {request.name} died: {first_line(error)}"
             raise _Lost(ToolFailure("replica_died", text), retry=True) from None
         except exceptions.RayError as error:
             pool.went_wrong(member)
-            text = f"{request.name}: {_first_line(error)}"
+            text = f"{request.name}: {first_line(error)}"
             raise _Lost(ToolFailure("ray_error", text), retry=True) from None
         return Told(*fields)
 
@@ -223,7 +223,3 @@ def _failure(name: str, told: Told) -> ToolFailure:
     failure = ToolFailure(told.reason, f"{name}: {told.text}")
     failure.queue_s, failure.run_s = told.queue_s, told.run_s
     return failure
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -17,7 +17,7 @@ from toolshed.arrays import ByIdentity
 from toolshed.backend import Answer, Priority, Request
 from toolshed.byte_lru import ByteLRU
 from toolshed.codec import Packed, pack, unpack
-from toolshed.errors import ToolFailure
+from toolshed.errors import ToolFailure, first_line
 from toolshed.types import Stored, StoredArray, ToolImage, ToolValue, Variable
 
 KEPT_BYTES = 32 << 20
@@ -179,8 +179,7 @@ def _buffers(reference: Any) -> list[Any]:
     try:
         buffers: list[Any] = ray.get(reference)
     except (exceptions.RayError, ValueError, RuntimeError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        text = f"the array is gone with the process that held it: {first_line}"
+        text = f"the array is gone with the process that held it: {first_line(error)}"
         raise ToolFailure("expired", text) from error
     return buffers
 
