@@ -15,7 +15,7 @@ from typing import Protocol
 from toolshed.backend import Answer, BackEnd, BackEndSpec, Request, Voice
 from toolshed.budget import Budget, spending
 from toolshed.config import FamilyConfig, ToolshedConfig
-from toolshed.errors import ToolFailure
+from toolshed.errors import CallEnded, ToolFailure
 from toolshed.registry import backend_of, contract_of
 from toolshed.toolset import ToolSet
 
@@ -152,7 +152,12 @@ class BesideHost:
                     answer = await self._here.call(request)
         except TimeoutError:
             text = f"{request.name} did not end within its {config.timeout_s:g} s"
-            raise ToolFailure("timeout", text) from None
+            failure = ToolFailure("timeout", text)
+            failure.queue_s = budget.queue_s
+            raise failure from None
+        except CallEnded as ended:
+            ended.queue_s = budget.queue_s
+            raise
         run_s = max(0.0, answer.run_s - budget.queue_s)
         return dataclasses.replace(answer, queue_s=budget.queue_s, run_s=run_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -44,6 +45,13 @@ def pixels(file: str) -> np.ndarray:
 
 
 # ---- call -----------------------------------------------------------------------------------
+
+
+def test_a_picture_in_the_line_itself_is_no_file_to_be_spared(desk: Path) -> None:
+    payload = base64.b64encode((desk / "desk.png").read_bytes()).decode()
+    words = ["call", "roborefer.detect_one", "obj_name=blue object", "--local"]
+    words += ["--image", f"data:image/png;base64,{payload}", "--out", "drawn.png"]
+    assert [main(words), main(words)] == [0, 0]
 
 
 def test_a_call_prints_the_reply_and_draws_what_came_back(

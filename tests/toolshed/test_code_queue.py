@@ -45,6 +45,7 @@ def test_the_queue_and_the_run_share_one_budget() -> None:
     assert "left of 4 s; its call waited" in found[1].text
     assert (found[2].status, found[2].reason) == ("failed", "busy")
     assert "the budget of 4 s" in found[2].text
+    assert found[1].timings.queue_s > 1.5 and found[2].timings.queue_s > 3.5
     # By itself a program that is too slow is to blame for it.
     assert (alone.status, alone.reason) == ("refused", "limit_wall")
     assert alone.text == "Error: code: the program took longer than 4 s and was stopped"
