@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser as browser
 from toolshed.config import parse_tools
 from toolshed.serving.cluster import Cluster
 from toolshed.types import ToolSpec
