@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,13 +62,20 @@ def question_identity(question: Question) -> str:
 def _bytes_hash(location: str) -> bytes:
     if location.startswith("data:"):
         return hashlib.sha256(location.encode()).digest()
-    digest = hashlib.sha256()
     try:
-        _add_file(digest, Path(location))
+        found = Path(location).stat()
+        return _file_hash(location, found.st_size, found.st_mtime_ns)
     except OSError as error:
         raise ConfigError(
             f"image {location} cannot be read: {error}; check the data set"
         ) from error
+
+
+@lru_cache(maxsize=16384)
+def _file_hash(location: str, size: int, mtime_ns: int) -> bytes:
+    """Of a file as it was last written: each repeat and each way of asking needs it again."""
+    digest = hashlib.sha256()
+    _add_file(digest, Path(location))
     return digest.digest()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eval.benchmarks import BENCHMARKS, Figure
 from eval.report.anchors import PAGE
-from eval.report.answers import measured, type_of
+from eval.report.answers import SCORE, measured, picture_of, type_of
 from eval.report.store import verdict_at
 from eval.rows import EvalRow, read_rows
 from toolshed.errors import ConfigError
@@ -32,10 +32,6 @@ class Side:
     """Whether the run itself was told to show its scores all the same."""
     page: Path | None = None
     """The run's page, from the working folder; None without."""
-
-
-SCORE = Figure(name="score")
-"""The score that every row has."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,11 +147,10 @@ def pairs_of(group: Group, *, greedy: bool) -> Pairs:
     for name in both:
         old, new = first[name], second[name]
         num = min(len(old), len(new))
-        pictures = old[0][1].episode.pictures
         pairs.append(
             Pair(
                 question_id=name,
-                picture=pictures[0].sha256 if pictures else f"? {name}",
+                picture=picture_of(old[0][1]),
                 before=tuple(score for score, _ in old[:num]),
                 after=tuple(score for score, _ in new[:num]),
                 num_before=len(old),

@@ -128,12 +128,12 @@ def rows_in(plan: Plan, key: str) -> list[EvalRow]:
 
 def _benchmark_line(plan: Plan, key: str, rows: Sequence[EvalRow]) -> str:
     config = plan.config
-    done = f"{_num_done(plan, rows)} answers there"
-    if not plan.is_whole(key) and _num_done(plan, rows):
+    num_done = _num_done(plan, rows)
+    done = f"{num_done} answers there"
+    if not plan.is_whole(key) and num_done:
         # Which questions a part is made of is known once they are read.
-        done = (
-            f"{_num_done(plan, rows)} answers there of this or another part, which is seen at the "
-            "start; until then all count as missing"
+        done += (
+            " of this or another part, which is seen at the start; until then all count as missing"
         )
     runs = f" x {config.repeats} runs" if config.repeats > 1 else ""
     beyond = Counter(row.repeat for row in rows if row.repeat >= config.repeats)
@@ -144,9 +144,7 @@ def _benchmark_line(plan: Plan, key: str, rows: Sequence[EvalRow]) -> str:
         origin = origin_of(key, plan.data)
     except ConfigError:
         origin = "nowhere yet"
-    part = (
-        f", drawn by seed {config.seed}" if plan.num_questions(key) < BENCHMARKS[key].size else ""
-    )
+    part = "" if plan.is_whole(key) else f", drawn by seed {config.seed}"
     return (
         f"{key:<24}{plan.num_questions(key):>5} questions x {len(plan.draws)}{runs}, "
         f"{done}{part}; score: {BENCHMARKS[key].scored}; from {origin}{hidden}"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from eval.agreement import TOLERANCE, Agreement, Rescored, RunFigures, agreement, as_benchmark
+from eval.benchmarks import POOLS
 from eval.metrics import Estimate, pooled
 from eval.recorded import Recorded, read_recorded
 from eval.report.store import verdict_at
@@ -30,7 +31,7 @@ from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.types import Json
 
-REFSPATIAL = ("reflocation", "refplacement", "refunseen")
+REFSPATIAL = next(pool.of for pool in POOLS if pool.name == "RefSpatial")
 
 
 def rescore(records: Iterable[Recorded]) -> list[Rescored]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.browser import browser as browser
 from toolshed.config import parse_tools
 from toolshed.serving.cluster import Cluster
 from toolshed.types import ToolSpec

@@ -13,6 +13,7 @@ from toolshed.errors import ConfigError
 
 Mode = Literal["greedy", "sampled"]
 SCORE = Figure(name="score")
+"""The score that every row has."""
 
 
 def mode_of(row: EvalRow) -> Mode:
@@ -51,6 +52,12 @@ def measured(row: EvalRow, figure: Figure) -> float:
     return value
 
 
+def picture_of(row: EvalRow) -> str:
+    """Hash of a question's first picture, which clusters it; without one a name of its own."""
+    pictures = row.episode.pictures
+    return pictures[0].sha256 if pictures else f"? {row.question_id}"
+
+
 def counting(rows: Sequence[EvalRow], figure: Figure, mode: Mode) -> list[EvalRow]:
     """The scored rows of one mode that a figure counts."""
     return [
@@ -70,9 +77,8 @@ def answers_of(rows: Sequence[EvalRow], figure: Figure = SCORE) -> list[Answered
     values: dict[str, list[float]] = {}
     clusters: dict[str, str] = {}
     for row in rows:
-        pictures = row.episode.pictures
         values.setdefault(row.question_id, []).append(measured(row, figure))
-        clusters[row.question_id] = pictures[0].sha256 if pictures else f"? {row.question_id}"
+        clusters[row.question_id] = picture_of(row)
     return [Answered(cluster=clusters[name], scores=tuple(found)) for name, found in values.items()]
 
 

@@ -87,24 +87,28 @@ def pool_result(entry: Pool, rows: Mapping[str, Sequence[EvalRow]]) -> PoolResul
     return PoolResult(
         name=entry.name,
         of=entry.of,
-        simple=FigureResult(
-            name="simple mean",
-            percent=True,
-            headline=True,
-            value=simple,
-            sampled=sampled_simple,
-            paper=entry.paper,
-            reproduced=entry.reproduced_simple,
+        simple=_mean(entry, "simple mean", simple, sampled_simple, entry.reproduced_simple),
+        weighted=_mean(
+            entry, "weighted mean", weighted, sampled_weighted, entry.reproduced_weighted
         ),
-        weighted=FigureResult(
-            name="weighted mean",
-            percent=True,
-            headline=True,
-            value=weighted,
-            sampled=sampled_weighted,
-            paper=entry.paper,
-            reproduced=entry.reproduced_weighted,
-        ),
+    )
+
+
+def _mean(
+    entry: Pool,
+    name: str,
+    value: Estimate | None,
+    sampled: Estimate | None,
+    reproduced: tuple[float, ...],
+) -> FigureResult:
+    return FigureResult(
+        name=name,
+        percent=True,
+        headline=True,
+        value=value,
+        sampled=sampled,
+        paper=entry.paper,
+        reproduced=reproduced,
     )
 
 

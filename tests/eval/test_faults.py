@@ -324,13 +324,16 @@ def test_two_runs_in_one_folder_and_a_kill(
     ]
 
 
-def test_ctrl_c_loses_nothing(folder: Path, play: Callable[..., int]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_loses_nothing(
+    folder: Path, play: Callable[..., int], number: signal.Signals
+) -> None:
     first = child(0.8, folder)
     file = folder / "out" / "rows" / "tabletop-point.jsonl"
     until = time.monotonic() + 60
     while not (file.is_file() and file.stat().st_size) and time.monotonic() < until:
         time.sleep(0.02)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(number)
     _, err = first.communicate(timeout=30)
     assert first.returncode == 130
     assert err.strip().endswith("interrupted; the same command asks only what is missing")
@@ -351,3 +354,13 @@ def test_a_full_disk_keeps_no_half_row(folder: Path, play: Callable[..., int]) -
     assert kept.endswith(b"\n") and 1 <= kept.count(b"\n") < NUM
     assert play("tools=none") == 0
     assert file.read_bytes().startswith(kept) and len(rows(folder)) == len(lines(folder)) == NUM
+
+
+def test_a_file_in_the_place_of_rows_is_named(
+    folder: Path, play: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "rows").write_text("mine")
+    assert play("tools=none") == USER_ERROR
+    assert "rows is a file, where a run keeps a folder" in capsys.readouterr().err
+    assert (folder / "out" / "rows").read_text() == "mine"

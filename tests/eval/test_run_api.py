@@ -127,8 +127,21 @@ def test_the_limit_of_cost_keeps_what_is_answered(
         assert "api.cost_limit_usd=0.8: 0.5001 USD are spent" in told.err
         assert "cost 0.5001 USD: 1 requests" in told.out
         assert len(rows(folder)) == 1
+        # The limit is the folder's, not each command's.
+        assert main([*words, "api.cost_limit_usd=0.5"]) == 2
+        assert "api.cost_limit_usd=0.5: 0.5001 USD are spent" in capsys.readouterr().err
+        assert len(server.requests) == 1
         assert main([*words, "api.cost_limit_usd=5"]) == 0
         assert len(rows(folder)) == len(server.requests) == 3
+
+
+def test_a_limit_without_prices_is_said_by_the_plan(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with provider() as server:
+        words = command(server, folder, "tools=none", "api.cost_limit_usd=1", "--check")
+        assert main(words) == 2
+    assert "missing: api.cost_limit_usd=1, but the prices of" in capsys.readouterr().out
 
 
 def test_a_checkpoint_and_a_model_are_not_both_asked(

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from eval.report.publish import publish
 from eval.rows import EvalRow
 from rl.episode import Drawing
 from scripts.bench.made_rows import made_rows
+from tests.browser import look
 from tests.eval.report.made import FACTS, call, made_row, point, turn
 
 HOSTILE = "</script><img src=x onerror=document.title='broken'>\"'`${1} \u2028 &lt;"
@@ -62,32 +63,6 @@ def odd_rows() -> list[EvalRow]:
         target=str([*corners]), answer=str([*corners]), question_type="cuboid_corners",
     )  # fmt: skip
     return [hostile, drawn]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium here")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium with chromedriver on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    yield opened
-    opened.quit()
-
-
-def look(browser: Any, width: int, scheme: str = "light") -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
 def wait_for(check: Callable[[], object], what: str) -> None:
