@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.table import Overrides, algorithm_named
 from rl.difficulty import DifficultyConfig
+from rl.policy.sglang.config import EngineConfig
 from rl.rewards import RewardRule
 from rl.selection import SELECTIONS
 from sft.config import (
     DTYPES,
     FREEZE,
     SCHEMA_POLICIES,
+    LoraConfig,
     OptimConfig,
     ShardConfig,
     ToolsConfig,
@@ -105,6 +107,11 @@ class RLConfig:
     save_every: int = 20
     dump_every: int = 1
     """Steps between dumps of all trajectories; 0 for none."""
+    policy: str = "transformers"
+    """What samples: ``transformers`` in this process, or ``sglang``, servers of their own."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How sglang servers are started."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1
@@ -113,6 +120,7 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
+        check_choice(self, policy=("transformers", "sglang"))
         check_choice(self, selection=SELECTIONS)
         check_positive(self, "steps", "num_prompts", "width", "temperature", "max_length")
         check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")

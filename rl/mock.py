@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from rl import wording
 from rl.config import RLConfig
 from rl.needs import check_answerable
 from rl.plan import prepare
-from rl.policy.base import LearningPolicy, Prompt
+from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.policy.paced import PacedWriter
 from rl.seeds import seed_of
 from rl.teacher import teach
@@ -86,7 +85,7 @@ def mock(config: MockConfig) -> Path:
     every = [*plan.val_questions, *(each for part in plan.questions for each in part)]
     _check_taught(every, plan.tools, config.tools.config)
 
-    def engine(config: RLConfig, model: Any, renderer: Renderer) -> LearningPolicy:
+    def engine(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
         return PacedWriter(script, renderer, token_s=pace.token_s / pace.speed)
 
     def script(prompt: Prompt) -> str:

@@ -267,7 +267,7 @@ class _Schooling:
         """Share of sampled episodes with a call on point questions, step 1's tools announced."""
         stride = self.config.recoloured
         pictures = self.pictures[::stride][: self.config.direct_probe]
-        self.policy.update_weights(self.model, self.step)
+        self.policy.load(self.model, self.step)
         return asyncio.run(call_rate(self.policy, pictures, self.specs[0], self.config.seed))
 
 

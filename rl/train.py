@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
 from rl.plan import Plan, prepare
-from rl.policy.base import LearningPolicy
+from rl.policy.base import LearningPolicy, Weights
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.rollout_figures import mean, rollout_figures
@@ -39,18 +38,20 @@ from toolshed.errors import ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.types import Json
 
-Engine = Callable[[RLConfig, Any, Renderer], LearningPolicy]
-"""(config, the learner's model, renderer) -> the policy that plays with those weights."""
+Engine = Callable[[RLConfig, Weights, Renderer], LearningPolicy]
+"""(config, the learner's weights, renderer) -> the policy that plays with them, not started."""
 
 
-def in_process(config: RLConfig, model: Any, renderer: Renderer) -> LearningPolicy:
-    """The engine in this process, on the learner's device."""
+def engine_of(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
+    """The engine that the config names: ``transformers`` is in this process, on its device."""
     from rl.policy.transformers import TransformersPolicy
 
-    return TransformersPolicy(model, renderer, num_slots=config.width, max_length=config.max_length)
+    return TransformersPolicy(
+        weights.model, renderer, num_slots=config.width, max_length=config.max_length
+    )
 
 
-def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = in_process) -> Path:
+def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = engine_of) -> Path:
     """Run to the end; returns the folder of the final checkpoint.
 
     ``shed`` lends tools that are already open; otherwise those of the config are opened and closed.
@@ -103,8 +104,9 @@ class _Training:
         from tqdm import tqdm
 
         self._resume()
-        policy = engine(self.config, self.learner.model, self.learner.renderer)
-        policy.version = self.learner.step
+        policy = engine(self.config, self.update, self.learner.renderer)
+        await policy.start()
+        await policy.update_weights(self.update, self.learner.step)
         limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
         player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
         steps = range(self.learner.step, self.config.steps)
@@ -168,8 +170,9 @@ class _Training:
             figures |= await asyncio.to_thread(self.update.learn, made)
         else:
             figures |= {"retried": scheduled["retried"], **self.update.learn(made)}
-        policy.update_weights(self.learner.model, self.learner.step)
+        await policy.update_weights(self.update, self.learner.step)
         schedule.trained()
+        figures |= policy.figures()
         figures["update_s"] = time.monotonic() - rolled
         figures |= await self._validate(player)
         figures["step_s"] = time.monotonic() - begun

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rl.algorithms.losses import PolicyLoss
 from rl.algorithms.samples import Queries, StepSamples, to_samples
@@ -30,6 +32,7 @@ class PolicyUpdate:
     def __init__(self, config: RLConfig, folder: Path, renderer: Renderer) -> None:
         """``folder`` holds the weights to begin with, which are those of a KL term as well."""
         self.config = config
+        self.source = folder
         self.algorithm = config.chosen_algorithm
         torch.set_num_threads(config.threads)
         model = load_model(folder, dtype=getattr(torch, config.dtype), device=config.device)
@@ -49,6 +52,20 @@ class PolicyUpdate:
             max_tokens=config.max_tokens,
             reference=FrozenReference(self.learner) if self.algorithm.kl else None,
         )
+
+    @property
+    def model(self) -> Any:
+        return self.learner.model
+
+    def trained(self) -> dict[str, Tensor]:
+        return {
+            name: parameter.detach()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def export(self, folder: Path) -> None:
+        self.learner.export(self.source, folder)
 
     def samples(
         self, groups: Sequence[Sequence[Trajectory]], queries: Queries = query_rewards

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rl.types import Completion, Question, SamplingParams
 from toolshed.errors import ToolFailure
 from toolshed.types import Message, ToolImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PolicyFailure(ToolFailure):
@@ -46,9 +50,40 @@ class Policy(Protocol):
     async def aclose(self) -> None: ...
 
 
-class LearningPolicy(Policy, Protocol):
-    """A policy whose weights come from a learner in this process."""
+class Weights(Protocol):
+    """What a learner has to hand over; where it has several ranks, rank 0 asks."""
 
-    def update_weights(self, model: Any, version: int) -> None:
-        """Take over the weights of ``model``; completions name ``version`` from here on."""
+    source: Path
+    """The checkpoint that it began with: config, tokenizer, processor and untrained weights."""
+
+    @property
+    def model(self) -> Any:
+        """The live model, for a policy in this process; ranks may hold parts of it."""
+        ...
+
+    def trained(self) -> dict[str, Tensor]:
+        """Trained tensors, whole, under their names in the live model."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write all weights, adapters merged, as a Hugging Face folder."""
+        ...
+
+
+class LearningPolicy(Policy, Protocol):
+    """A policy whose weights come from a learner of this run."""
+
+    async def start(self) -> None:
+        """Begin to serve; engines take minutes. ConfigError where they cannot be had."""
+        ...
+
+    async def update_weights(self, weights: Weights, version: int) -> None:
+        """Take over ``weights``; what is sampled from here on names ``version``.
+
+        PolicyFailure where nothing took them.
+        """
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """Counters since the start, for a step's metrics."""
         ...

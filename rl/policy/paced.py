@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from rl.policy.base import Prompt
+from rl.policy.base import Prompt, Weights
 from rl.types import Completion, SamplingParams
 from sft.render import Renderer
 
@@ -66,9 +65,15 @@ class PacedWriter:
             version=version,
         )
 
-    def update_weights(self, model: Any, version: int) -> None:
+    async def start(self) -> None:
+        pass
+
+    async def update_weights(self, weights: Weights, version: int) -> None:
         """Nothing of a script depends on weights; it counts them."""
         self.version = version
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def release(self, trajectory: str) -> None:
         pass

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.policy.base import Prompt
+from rl.policy.base import Prompt, Weights
 from rl.policy.decoder import TILE, Decoder
 from rl.types import Completion, SamplingParams
 from sft.model import image_features
@@ -130,7 +130,16 @@ class TransformersPolicy:
         if self._loop_task is not None:
             self._loop_task.cancel()
 
-    def update_weights(self, model: Any, version: int) -> None:
+    async def start(self) -> None:
+        pass
+
+    async def update_weights(self, weights: Weights, version: int) -> None:
+        self.load(weights.model, version)
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+    def load(self, model: Any, version: int) -> None:
         """Take over a model's weights; kept prompts and features are forgotten."""
         self.decoder.load(model)
         self.model = model

@@ -19,7 +19,7 @@ from rl.algorithms.table import Overrides
 from rl.config import QuestionsConfig, RLConfig
 from rl.data import write_questions
 from rl.kept_pictures import KeptPictures, keep, pixel_hash
-from rl.policy.base import LearningPolicy, Prompt
+from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.replay import main, replay, replay_config
 from rl.tabletop import Order, write_dataset
 from rl.train import train
@@ -35,7 +35,7 @@ LIGHT = "{replies: compact, roborefer: {backend: light, show: [detect_one]}}"
 POINT = write_call("roborefer.detect_one", {"image_index": 0, "obj_name": "red object"})
 
 
-def puppet(config: RLConfig, model: Any, renderer: Renderer) -> LearningPolicy:
+def puppet(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
     """Points or does not, by chance, and answers in words that differ."""
 
     def script(prompt: Prompt) -> str:
@@ -43,7 +43,9 @@ def puppet(config: RLConfig, model: Any, renderer: Renderer) -> LearningPolicy:
             return POINT
         return f"<answer>{'red' if prompt.seed % 3 else 'green'} cube</answer>"
 
-    return Puppet(model, renderer, script, num_slots=config.width, max_length=config.max_length)
+    return Puppet(
+        weights.model, renderer, script, num_slots=config.width, max_length=config.max_length
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

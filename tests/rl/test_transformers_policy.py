@@ -191,7 +191,7 @@ def test_new_weights_change_what_is_sampled_and_the_version(tiny: Path) -> None:
         return talk
 
     before = asyncio.run(play("a"))
-    policy.update_weights(model, 7)
+    policy.load(model, 7)
     after = asyncio.run(play("b"))
     assert after.completions[0].version == 7
     assert after.logprobs != before.logprobs
