@@ -18,8 +18,7 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from eval.demo.claims import Claim, claims
 from eval.demo.stages import TASKS
@@ -32,6 +31,7 @@ from rl.policy.sglang.config import EngineConfig
 from rl.train import train
 from toolshed.errors import ConfigError
 
+TOOLS = Path(__file__).resolve().parents[2] / "configs" / "tools" / "demo.yaml"
 STAGE = "full_rl"
 ENGINE = EngineConfig(max_total_tokens=32768, checked_prompts=0.05, patience_s=120.0)
 
@@ -91,7 +91,7 @@ def train_and_examine(run: Path, out: Path, seed: int, *, smoke: bool) -> None:
             raise ConfigError(f"{run / name} is not there; bash scripts/demo.sh makes it")
         if not (out / name).exists():
             (out / name).symlink_to((run / name).resolve())
-    tools = yaml.safe_load((ROOT / "configs" / "tools" / "demo.yaml").read_text())
+    tools = yaml.safe_load(TOOLS.read_text())
     (out / "tools.yaml").write_text(yaml.safe_dump(tools | {"host": "local"}, sort_keys=False))
     stages = {each.name: each for each in works(DemoSettings(out=out, seed=seed, smoke=smoke))}
     config = stages[STAGE].config

@@ -102,7 +102,7 @@ def test_a_killed_run_goes_on_and_every_prompt_was_the_learners(
     config: RLConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(config.out).parent / "config.yaml"
-    path.write_text(to_yaml(config))
+    path.write_text("defaults: [schema, _self_]\n" + to_yaml(config))
     command = [sys.executable, "-m", "rl.train", str(path)]
     log = Path(config.out).parent / "log"
     with log.open("wb") as file:
