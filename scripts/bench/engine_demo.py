@@ -115,11 +115,11 @@ def compared(first: Sequence[EvalRow], second: Sequence[EvalRow]) -> list[Line]:
 
 def _print(lines: Sequence[Line], bars: Mapping[str, Sequence[Claim]], seconds: float) -> None:
     for line in lines:
-        told = ", ".join(
+        answers = ", ".join(
             f"{name} {each.mean:.3f} [{each.low:.3f}, {each.high:.3f}] of {each.n}"
             for name, each in (("transformers", line.transformers), ("sglang", line.sglang))
         )
-        print(f"{line.task:<10} {told}: {'overlap' if line.overlaps else 'APART'}")
+        print(f"{line.task:<10} {answers}: {'overlap' if line.overlaps else 'APART'}")
     for name, told in bars.items():
         for each in told:
             verdict = "held" if each.held else "missed, as may be" if each.stretch else "MISSED"

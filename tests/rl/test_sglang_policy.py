@@ -331,9 +331,13 @@ def test_weights_that_can_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_sequences_that_do_not_fit_are_refused(tiny: Path) -> None:
     check_lengths(EngineConfig(), tiny, 4096 - MARGIN)
-    for words, most in (({}, 4088), ({"max_total_tokens": 500}, 492), ({"context_length": 99}, 91)):
+    for engine, most in (
+        (EngineConfig(), 4088),
+        (EngineConfig(max_total_tokens=500), 492),
+        (EngineConfig(context_length=99), 91),
+    ):
         with pytest.raises(ConfigError, match=f"give max_length={most} or less"):
-            check_lengths(EngineConfig(**words), tiny, 4089)
+            check_lengths(engine, tiny, 4089)
 
 
 def test_limits_of_a_run_are_those_of_its_engines() -> None:
@@ -348,7 +352,8 @@ def test_limits_of_a_run_are_those_of_its_engines() -> None:
 def test_folders_of_weights_are_two_and_written_once(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, loaded = Held(tiny), []
+    held = Held(tiny)
+    loaded: list[Path] = []
 
     async def load(policy: SglangPolicy, folder: Path, version: int) -> None:
         loaded.append(folder)
@@ -361,7 +366,12 @@ def test_folders_of_weights_are_two_and_written_once(
         policy.fleet._usable = {0}
         exported: list[Path] = []
         export = held.export
-        monkeypatch.setattr(held, "export", lambda path: (exported.append(path), export(path)))
+
+        def count(path: Path) -> None:
+            exported.append(path)
+            export(path)
+
+        monkeypatch.setattr(held, "export", count)
         for version in (1, 2, 3):
             await policy.update_weights(held, version)
         names = [path.name for path in exported]
