@@ -27,7 +27,7 @@ from rl.types import Trajectory
 from sft.checkpoint import resolve_checkpoint
 from sft.config import check_device, check_out, load_config, to_yaml
 from sft.render import Renderer
-from sft.run_dir import RunDir, leaves
+from sft.run_dir import RunDir, leaves, whole_checkpoints
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.types import Json
@@ -90,8 +90,7 @@ def _step(
 
 def _go_to(update: PolicyUpdate, run: Path, most: int) -> None:
     """Take over the newest checkpoint of at most that step; without one, the run's beginning."""
-    found = sorted((run / "checkpoints").glob("step_*"))
-    fitting = [each for each in found if int(each.name.removeprefix("step_")) <= most]
+    fitting = [folder for step, folder in whole_checkpoints(run) if step <= most]
     if fitting:
         update.learner.load_state(fitting[-1] / "state.pt")
 

@@ -167,7 +167,7 @@ def _stale(out: Path) -> None:
     """The injected flaw of SFT: momentum is lost."""
     import torch
 
-    for state in out.glob("checkpoints/*/state.pt"):
+    for state in out.glob("global_step_*/state.pt"):
         content = torch.load(state, weights_only=False)
         for optimiser in content["optimisers"]:
             optimiser["state"] = {}
@@ -176,7 +176,7 @@ def _stale(out: Path) -> None:
 
 def _forgetful(out: Path) -> None:
     """The injected flaw of RL: the questions are drawn from the beginning again."""
-    for file in out.glob("checkpoints/*/streams.json"):
+    for file in out.glob("global_step_*/streams.json"):
         states = json.loads(file.read_text())
         file.write_text(json.dumps([state | {"num_taken": 0} for state in states]))
 
