@@ -81,12 +81,15 @@ class Zero:
         told: dict[str, Any] = record
         return told
 
-    def whole_weights(self) -> dict[str, Tensor]:
-        """Every weight by its name in the model, gathered on the CPU of rank 0; else empty."""
+    def whole_weights(self, *, trained: bool = False) -> dict[str, Tensor]:
+        """Every weight, or every ``trained`` one, by its name in the model, gathered on the CPU of
+        rank 0; else empty."""
         import deepspeed
 
         whole: dict[str, Tensor] = {}
         for name, parameter in self._model.named_parameters():
+            if trained and not parameter.requires_grad:
+                continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 if self._engine.global_rank == 0:
                     whole[name] = parameter.detach().to("cpu", copy=True)
