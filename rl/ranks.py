@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _NOTICE_S = 5.0
 """A collective may break a moment before the connection of the rank that broke it."""
+_LATE_S = 1.0
+"""torchrun may interrupt this process a moment before it sees why."""
 _GRACE_S = 20.0
 """How long a process that lost the other side may take to end by itself; torchrun gives 30."""
 
@@ -176,7 +178,7 @@ class Leader:
         try:
             if error is None or isinstance(error, ToolshedError) or not self._links:
                 return
-            if self._is_lost.wait(0 if is_interrupt else _NOTICE_S):
+            if self._is_lost.wait(_LATE_S if is_interrupt else _NOTICE_S):
                 raise self._failure("; ".join(map(str, error.args)) if is_interrupt else "")
         finally:
             self._is_over.set()
@@ -214,15 +216,15 @@ def follow(config: RLConfig) -> int:
 
 
 def _obey(config: RLConfig, link: _Link) -> int:
-    from rl.update import RankUpdate
-
-    part: RankUpdate | None = None
+    part: Any = None
     while True:
         command = link.take()
         if isinstance(command, _Stop):
             return command.code
         try:
             if part is None:
+                from rl.update import RankUpdate
+
                 part = RankUpdate(config, *command.words)
             else:
                 getattr(part, command.verb)(*command.words)

@@ -29,6 +29,7 @@ from sft.model import (
     image_features,
     recompute_layers,
     save_checkpoint,
+    save_tensors,
     token_logprobs,
 )
 from sft.optimisers import make_optimisers, rate_factor
@@ -309,14 +310,7 @@ class Learner:
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             **record,
         }
-        try:
-            # Through a file of ours: torch's own writer hides why a disk takes no more.
-            with path.open("wb") as file:
-                torch.save(state, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        save_tensors(state, path)
 
     def load_state(self, path: Path) -> None:
         if self._zero:

@@ -10,8 +10,9 @@ import os
 import resource
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
-import rl.train
+from rl.train import main
 from tests.rl.rewarding import reward_of_tokens
 
 if __name__ == "__main__":
@@ -19,5 +20,5 @@ if __name__ == "__main__":
     Path(sys.argv[1], rank).write_text(str(os.getpid()))
     if rank == "1" and "LARGEST_FILE" in os.environ:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LARGEST_FILE"]), -1))
-    rl.train.score = reward_of_tokens
-    sys.exit(rl.train.main(sys.argv[2:]))
+    with patch("rl.train.score", reward_of_tokens):
+        sys.exit(main(sys.argv[2:]))
