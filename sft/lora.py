@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,10 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     import peft
 
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=_PLACES)
-    return peft.get_peft_model(model, settings, adapter_name=_ADAPTER)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a name that is to be renamed.
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, settings, adapter_name=_ADAPTER)
 
 
 def save_adapters(adapted: Any, folder: str | Path, weights: Mapping[str, Tensor]) -> None:
