@@ -56,7 +56,7 @@ class _Stop:
     code: int = MACHINE_FAILURE
     """What the process that reads this ends with, or the one that says it did."""
     why: str = ""
-    """What stopped a follower."""
+    """What stopped a follower that the user can mend."""
 
 
 class _Link:
@@ -162,7 +162,7 @@ class Leader:
         who = f"rank {lost.number} of {len(self._links) + 1}"
         if lost.last.code == USER_ERROR:
             return ConfigError(f"{who}: {lost.last.why}")
-        why = lost.last.why or "was killed or lost its machine"
+        why = "has ended: it was killed, or printed a traceback of its own"
         return ToolFailure("rank_lost", f"{who} {why}; {way_on}")
 
     def __enter__(self) -> Self:
@@ -228,7 +228,7 @@ def _obey(config: RLConfig, link: _Link) -> int:
                 part = RankUpdate(config, *command.words)
             else:
                 getattr(part, command.verb)(*command.words)
-        except Exception as error:
+        except (ConfigError, OSError, RuntimeError) as error:
             text = _users_fault(error)
             if text:
                 link.send(_Stop(code=USER_ERROR, why=text))
@@ -236,7 +236,6 @@ def _obey(config: RLConfig, link: _Link) -> int:
             # Where rank 0 is gone, what broke here broke because of that.
             if link.ended.wait(_NOTICE_S):
                 return MACHINE_FAILURE
-            link.send(_Stop(why="ended by a bug, of which it printed a traceback"))
             raise
         link.send(_Done())
 

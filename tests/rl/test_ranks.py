@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (train)"),
 ]
 SCRIPT = str(Path(__file__).with_name("rank_run.py"))
-PATIENCE_S = 200.0
+PATIENCE_S = 300.0
 BAR = 1e-4
 CONFIG = """
 defaults: [schema, _self_]
@@ -148,11 +148,11 @@ def test_a_run_that_loses_a_rank_ends_at_once_and_goes_on_exactly(runs: Runs, wh
         wait_for(runs.folder / "killed" / f"global_step_{step}", pair[0])
         pair[victim].kill()
         other = pair[1 - victim]
-        _, said = other.communicate(timeout=30)
+        _, said = other.communicate(timeout=60)
         assert other.returncode == MACHINE_FAILURE, said[-4000:]
         if victim == 1:
             (last,) = [line for line in said.splitlines() if "error" in line]
-            assert last.startswith("error: rank_lost: rank 1 of 2 was killed or lost its machine; ")
+            assert last.startswith("error: rank_lost: rank 1 of 2 has ended: it was killed, or ")
             assert "the same command goes on from" in last
     finish(runs.start("killed", None, "shard.zero=2"))
     assert runs.lines("killed") == runs.lines(whole)
