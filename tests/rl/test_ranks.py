@@ -163,7 +163,7 @@ def test_a_full_disk_of_another_rank_is_told_by_the_first(runs: Runs) -> None:
     pair = runs.pair("full", "shard.zero=2", LARGEST_FILE="200000")
     (_, said), (_, quiet) = (each.communicate(timeout=PATIENCE_S) for each in pair)
     assert [each.returncode for each in pair] == [USER_ERROR, USER_ERROR], said[-4000:]
-    assert "error: rank 1: " in said and "file too large; raise the limit" in said
+    assert "error: rank 1 of 2: " in said and "file too large; raise the limit" in said
     assert "error" not in quiet and not whole_checkpoints(runs.folder / "full")
 
 
