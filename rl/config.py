@@ -19,6 +19,7 @@ from sft.config import (
     ShardConfig,
     ToolsConfig,
     check_choice,
+    check_learner,
     check_not_negative,
     check_positive,
 )
@@ -106,6 +107,8 @@ class RLConfig:
     shard: ShardConfig = field(default_factory=ShardConfig)
     seed: int = 1
     save_every: int = 20
+    save_hf: bool = True
+    """Keep each checkpoint as a Hugging Face folder, too, and that also when its state has gone."""
     dump_every: int = 1
     """Steps between dumps of all trajectories; 0 for none."""
     policy: str = "transformers"
@@ -136,10 +139,11 @@ class RLConfig:
             )
         if self.val_every and not self.val_data:
             raise ConfigError(f"val_every={self.val_every} needs val_data=, a parquet file")
-        if self.shard.zero:
+        check_learner(self.optim, self.frozen, self.shard, self.lora)
+        if self.shard.zero == 3 and self.policy == "transformers":
             raise ConfigError(
-                f"shard.zero={self.shard.zero} is for sft.train: rl.train has one process, which "
-                "also plays the rollouts; set shard.zero=0"
+                "policy=transformers samples with the learner's own weights, which shard.zero=3 "
+                "cuts over ranks; set policy=sglang, or shard.zero=2"
             )
         algorithm = self.chosen_algorithm
         if self.shuffle_rewards and algorithm.query_credit:

@@ -25,6 +25,7 @@ from rl.needs import check_answerable
 from rl.plan import prepare
 from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.policy.paced import PacedWriter
+from rl.ranks import follow, is_follower
 from rl.seeds import seed_of
 from rl.teacher import teach
 from rl.train import train
@@ -180,7 +181,10 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
 
     def run() -> int:
-        print(mock(load_config(MockConfig, "rl", args.config, args.words)))
+        config = load_config(MockConfig, "rl", args.config, args.words)
+        if is_follower():
+            return follow(config)
+        print(mock(config))
         return 0
 
     return run_command(run, "toolshed", "sft", "rl")

@@ -22,12 +22,12 @@ import yaml
 
 from rl.config import RLConfig
 from rl.dump import StoredBatches
+from rl.ranks import Leader, follow, is_follower
 from rl.rollout_figures import mean
 from rl.types import Trajectory
 from sft.checkpoint import resolve_checkpoint
 from sft.config import check_device, check_out, load_config, to_yaml
-from sft.render import Renderer
-from sft.run_dir import RunDir, leaves
+from sft.run_dir import RunDir, leaves, whole_checkpoints
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.types import Json
@@ -46,8 +46,12 @@ def replay(run: Path, config: RLConfig, *, step: int | None = None) -> Path:
 
     ConfigError where the run did not keep a batch or a picture, or is not at ``step`` yet.
     """
+    with Leader(config) as leader:
+        return _replay(run, config, step, leader)
+
+
+def _replay(run: Path, config: RLConfig, step: int | None, leader: Leader) -> Path:
     from rl.update import PolicyUpdate
-    from sft.model import save_checkpoint
 
     stored = StoredBatches(run)
     last = stored.last_step()
@@ -55,7 +59,7 @@ def replay(run: Path, config: RLConfig, *, step: int | None = None) -> Path:
         raise ConfigError(f"step {step} is none of 1 to {last}, those that {run} kept")
     check_device(config.device)
     folder = resolve_checkpoint(config.model)
-    update = PolicyUpdate(config, folder, Renderer.load(folder))
+    update = PolicyUpdate(config, folder, leader=leader)
     if step is not None:
         _go_to(update, run, step - 1)
     before = _metrics(run)
@@ -67,7 +71,7 @@ def replay(run: Path, config: RLConfig, *, step: int | None = None) -> Path:
             figures = _step(update, groups, stored)
             into.log(number, figures)
             print(_line(number, figures, before.get(number, {})))
-        save_checkpoint(update.learner.model, folder, into.path / "final")
+        update.export(into.path / "final")
         return into.path / "final"
     finally:
         into.close()
@@ -90,10 +94,9 @@ def _step(
 
 def _go_to(update: PolicyUpdate, run: Path, most: int) -> None:
     """Take over the newest checkpoint of at most that step; without one, the run's beginning."""
-    found = sorted((run / "checkpoints").glob("step_*"))
-    fitting = [each for each in found if int(each.name.removeprefix("step_")) <= most]
+    fitting = [folder for step, folder in whole_checkpoints(run) if step <= most]
     if fitting:
-        update.learner.load_state(fitting[-1] / "state.pt")
+        update.load(fitting[-1])
 
 
 def _metrics(run: Path) -> dict[int, dict[str, Json]]:
@@ -165,7 +168,10 @@ def main(words: Sequence[str] | None = None) -> int:
     def run() -> int:
         rest = list(args.words)
         step = int(rest.pop(0)) if rest and rest[0].isdecimal() else None
-        print(replay(args.run, replay_config(args.run, rest), step=step))
+        config = replay_config(args.run, rest)
+        if is_follower():
+            return follow(config)
+        print(replay(args.run, config, step=step))
         return 0
 
     return run_command(run, "toolshed", "sft", "rl")

@@ -22,6 +22,7 @@ from rl.dump import TrajectoryLog
 from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of
 from rl.plan import Plan, prepare
 from rl.policy.base import LearningPolicy
+from rl.ranks import Leader, follow, is_follower
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.rollout_figures import mean, rollout_figures
@@ -44,24 +45,27 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
 
     ``shed`` lends tools that are already open; otherwise those of the config are opened and closed.
     """
-    plan = prepare(config)
-    run = RunDir(config.out, tensorboard=config.tensorboard)
-    try:
-        run.save_config(to_yaml(config))
-        return asyncio.run(_run(plan, run, shed, engine))
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(run.way_on()) from stop
-    finally:
-        run.close()
+    with Leader(config) as leader:
+        plan = prepare(config)
+        run = RunDir(config.out, tensorboard=config.tensorboard)
+        try:
+            run.save_config(to_yaml(config))
+            return asyncio.run(_run(plan, run, leader, shed, engine))
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(run.way_on()) from stop
+        finally:
+            run.close()
 
 
-async def _run(plan: Plan, run: RunDir, shed: Toolshed | None, engine: Engine) -> Path:
+async def _run(
+    plan: Plan, run: RunDir, leader: Leader, shed: Toolshed | None, engine: Engine
+) -> Path:
     wanted = plan.config.tools
     own = shed is None and wanted.config != "none"
     if own:
         shed = Toolshed.open(load_tools(wanted.config), show=wanted.show or None)
     try:
-        return await _Training(plan, run).run(shed, engine)
+        return await _Training(plan, run, leader).run(shed, engine)
     finally:
         if own and shed is not None:
             await shed.aclose()
@@ -70,7 +74,7 @@ async def _run(plan: Plan, run: RunDir, shed: Toolshed | None, engine: Engine) -
 class _Training:
     """One run under way."""
 
-    def __init__(self, plan: Plan, run: RunDir) -> None:
+    def __init__(self, plan: Plan, run: RunDir, leader: Leader) -> None:
         from rl.update import PolicyUpdate
 
         config = plan.config
@@ -83,7 +87,8 @@ class _Training:
             group_size=config.group_size,
             difficulty=config.difficulty,
         )
-        self.update = PolicyUpdate(config, plan.folder, plan.renderer)
+        schema = schema_record(plan.tools.schema_hash, plan.tools.schema_text)
+        self.update = PolicyUpdate(config, plan.folder, leader=leader, schema=schema)
         self.learner = self.update.learner
         self.log = TrajectoryLog(run.path, config.dump_every)
         self._position: Position | None = None
@@ -209,7 +214,7 @@ class _Training:
         step = 0
         if found is not None:
             step, folder = found
-            self.learner.load_state(folder / "state.pt")
+            self.update.load(folder)
             self.selection.load(folder)
             self._position = Position.load(folder)
         self.run_dir.rewind(step)
@@ -217,7 +222,7 @@ class _Training:
 
     def _save(self) -> None:
         def write(folder: Path) -> None:
-            self.learner.save_state(folder / "state.pt")
+            self.update.save(folder)
             self.selection.save(folder)
             if self._position is not None:
                 self._position.save(folder)
@@ -225,13 +230,11 @@ class _Training:
         self.run_dir.save_checkpoint(self.learner.step, write)
 
     def _finish(self) -> Path:
-        from sft.model import save_checkpoint
-
         self._save()
         final = self.run_dir.path / "final"
-        tools = self.plan.tools
-        schema = schema_record(tools.schema_hash, tools.schema_text)
-        save_checkpoint(self.learner.model, self.plan.folder, final, schema=schema)
+        if self.config.lora.rank:
+            self.update.export_adapters(self.run_dir.path / "adapters")
+        self.update.export(final)
         return final
 
 
@@ -248,7 +251,10 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parser.parse_args(words)
 
     def run() -> int:
-        print(train(load_config(RLConfig, "rl", args.config, args.words)))
+        config = load_config(RLConfig, "rl", args.config, args.words)
+        if is_follower():
+            return follow(config)
+        print(train(config))
         return 0
 
     return run_command(run, "toolshed", "sft", "rl")

@@ -13,32 +13,33 @@ from torch import Tensor
 from rl.algorithms.losses import PolicyLoss
 from rl.algorithms.samples import Queries, StepSamples, to_samples
 from rl.config import RLConfig
+from rl.ranks import Leader
 from rl.rewards.query import query_rewards
 from rl.seeds import seed_of
 from rl.types import Trajectory
+from sft.checkpoint import EXPORT
 from sft.learner import Learner
 from sft.model import load_model
+from sft.ranks import num_ranks, own_device, shares
 from sft.reference import FrozenReference
 from sft.render import Renderer
+from sft.sample import TrainingSample
 from toolshed.types import Json
 
 
-class PolicyUpdate:
-    """The learner of a run, with its algorithm's loss.
+class RankUpdate:
+    """What one rank does of every update; all ranks call the same methods in the same order."""
 
-    Which random numbers it draws follows from the config's seed and the step.
-    """
-
-    def __init__(self, config: RLConfig, folder: Path, renderer: Renderer) -> None:
-        """``folder`` holds the weights to begin with, which are those of a KL term as well."""
-        self.config = config
-        self.source = folder
-        self.algorithm = config.chosen_algorithm
+    def __init__(self, config: RLConfig, source: Path) -> None:
+        self.config, self.source = config, source
+        algorithm = config.chosen_algorithm
         torch.set_num_threads(config.threads)
-        model = load_model(folder, dtype=getattr(torch, config.dtype), device=config.device)
+        # What adapters begin with is drawn.
+        torch.manual_seed(config.seed)
+        device = own_device(config.device)
         self.learner = Learner(
-            model,
-            renderer,
+            load_model(source, dtype=getattr(torch, config.dtype), device=device),
+            Renderer.load(source),
             config.optim,
             frozen=config.frozen,
             total_steps=config.steps,
@@ -46,26 +47,94 @@ class PolicyUpdate:
             temperature=config.temperature,
             shared_prefix=config.shared_prefix,
             shard=config.shard,
+            lora=config.lora,
         )
         self._loss = PolicyLoss(
-            algorithm=self.algorithm,
+            algorithm=algorithm,
             max_tokens=config.max_tokens,
-            reference=FrozenReference(self.learner) if self.algorithm.kl else None,
+            reference=FrozenReference(self.learner, source) if algorithm.kl else None,
         )
+
+    def learn(self, samples: Sequence[TrainingSample], denominator: float) -> dict[str, Json]:
+        """Take a step on this rank's samples; ``denominator`` is summed over ranks."""
+        figures = self.learner.forward_backward(samples, self._loss, denominator)
+        return {**figures, **self.learner.optim_step()}
+
+    def skip(self) -> None:
+        """Count a step in which nothing would move."""
+        self.learner.step += 1
+
+    def trained(self) -> dict[str, Tensor]:
+        return self.learner.trained_weights()
+
+    def save(self, folder: Path, schema: dict[str, str] | None) -> None:
+        self.learner.save_state(folder / "state.pt")
+        if self.config.save_hf:
+            self.learner.export(self.source, folder / EXPORT, schema=schema)
+
+    def load(self, folder: Path) -> None:
+        self.learner.load_state(folder / "state.pt")
+
+    def export(self, folder: Path, schema: dict[str, str] | None) -> None:
+        self.learner.export(self.source, folder, schema=schema)
+
+    def export_adapters(self, folder: Path) -> None:
+        self.learner.export_adapters(folder)
+
+
+class PolicyUpdate:
+    """The learner of a run, with its algorithm's loss: rank 0's, which tells the other ranks.
+
+    Which random numbers it draws follows from the config's seed and the step.
+    """
+
+    def __init__(
+        self,
+        config: RLConfig,
+        folder: Path,
+        *,
+        leader: Leader | None = None,
+        schema: dict[str, str] | None = None,
+    ) -> None:
+        """``folder`` holds the weights to begin with, which are those of a KL term as well;
+        ``schema`` records in what is exported the tools that it was trained with."""
+        self.config = config
+        self.source = folder
+        self.algorithm = config.chosen_algorithm
+        self._schema = schema
+        self._leader = leader or Leader(config)
+        begin = [(folder,)] * num_ranks()
+        self._own = self._leader.together("begin", begin, lambda it: RankUpdate(config, it))
+        self.learner = self._own.learner
 
     @property
     def model(self) -> Any:
         return self.learner.model
 
     def trained(self) -> dict[str, Tensor]:
-        return {
-            name: parameter.detach()
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
+        """Trained tensors, or those of the adapters, whole; copies on the CPU where ZeRO has cut
+        them, else the live ones."""
+        # Ranks whose weights are whole need not be asked.
+        found: dict[str, Tensor] = (
+            self._all("trained") if self.learner.is_cut else self._own.trained()
+        )
+        return found
 
     def export(self, folder: Path) -> None:
-        self.learner.export(self.source, folder)
+        self._all("export", folder, self._schema)
+
+    def export_adapters(self, folder: Path) -> None:
+        self._all("export_adapters", folder)
+
+    def save(self, folder: Path) -> None:
+        """Fill the folder of a checkpoint with what ``load`` goes on from."""
+        self._all("save", folder, self._schema)
+
+    def load(self, folder: Path) -> None:
+        self._all("load", folder)
+
+    def _all(self, verb: str, *words: Any) -> Any:
+        return self._leader.together(verb, [words] * num_ranks(), getattr(self._own, verb))
 
     def samples(
         self, groups: Sequence[Sequence[Trajectory]], queries: Queries = query_rewards
@@ -86,7 +155,11 @@ class PolicyUpdate:
     def learn(self, made: StepSamples) -> dict[str, Json]:
         """Take the step; without samples it is counted and moves nothing."""
         if not made.samples:
-            self.learner.step += 1
+            self._all("skip")
             return {}
-        figures = self.learner.forward_backward(made.samples, self._loss, made.denominator)
-        return {**figures, **self.learner.optim_step()}
+        parts: list[list[TrainingSample]] = [made.samples]
+        if num_ranks() > 1:
+            whole = self.config.shared_prefix
+            parts = shares(made.samples, self.learner.renderer, whole_groups=whole)
+        words = [(part, 0.0 if number else made.denominator) for number, part in enumerate(parts)]
+        return self._leader.together("learn", words, self._own.learn)

@@ -8,18 +8,20 @@ from pathlib import Path
 from toolshed.errors import ConfigError
 
 SCHEMA_FILE = "tool_schema.json"
-_IN_A_STEP = ("", "huggingface", "actor/huggingface", "actor", "hf")
-"""Where a step of the original training may keep its Hugging Face folder."""
-_INNER = ("final", "huggingface", "actor")
+EXPORT = "huggingface"
+"""Where a checkpoint of a run keeps itself as an ordinary folder, beside its state."""
+_IN_A_STEP = ("", EXPORT, f"actor/{EXPORT}", "actor", "hf")
+"""Where a step of this or of the original training may keep its Hugging Face folder."""
+_INNER = ("final", EXPORT, "actor")
 """Folders that every run has, so that they say nothing about which it is."""
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder that ``path`` means; ConfigError where it means none.
 
-    Itself, ``final`` of a run's folder, or of the layout that the original release's training
-    leaves behind (a verl run) ``RUN[/rl_output]/global_step_N[/actor][/huggingface]``, where a
-    folder of several steps means the last one.
+    Itself, ``final`` of a run's folder, or of the layout of runs here and of the original release
+    (verl) ``RUN[/rl_output]/global_step_N[/actor][/huggingface]``, where a folder of several steps
+    means the last one.
     """
     if not str(path).strip():
         raise ConfigError("no checkpoint given; name one, for example runs/demo/base")
@@ -37,16 +39,17 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 def _last_step(path: Path) -> Path | None:
     """The step's folder that ``path`` is, or the last of those in it or in its ``rl_output``."""
-    if _step_number(path) is not None:
+    if step_number(path) is not None:
         return path if path.is_dir() else None
     for folder in (path, path / "rl_output"):
-        steps = [each for each in folder.glob("global_step_*") if _step_number(each) is not None]
+        steps = [each for each in folder.glob("global_step_*") if step_number(each) is not None]
         if steps:
-            return max(steps, key=lambda each: _step_number(each) or 0)
+            return max(steps, key=lambda each: step_number(each) or 0)
     return None
 
 
-def _step_number(path: Path) -> int | None:
+def step_number(path: Path) -> int | None:
+    """N of a folder ``global_step_N``; None for another name."""
     word, _, number = path.name.rpartition("_")
     return int(number) if word == "global_step" and number.isdecimal() else None
 

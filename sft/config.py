@@ -84,8 +84,11 @@ class ShardConfig:
     """DeepSpeed's ZeRO stage, 2 or 3, under torchrun; 0 for one device without DeepSpeed."""
     checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping what it made."""
+    features_mb: int = 2048
+    """Megabytes of features that a frozen tower made and that are kept, the latest used."""
 
     def __post_init__(self) -> None:
+        check_not_negative(self, "features_mb")
         if self.zero not in (0, 2, 3):
             raise ConfigError(f"zero={self.zero} is none of 0, 2, 3")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sft.model import (
     image_features,
     recompute_layers,
     save_checkpoint,
+    save_tensors,
     token_logprobs,
 )
 from sft.optimisers import make_optimisers, rate_factor
@@ -37,10 +39,13 @@ from sft.ranks import rank, told_by_all
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from sft.zero import Zero
+from toolshed.byte_lru import ByteLRU
 from toolshed.errors import ConfigError
 from toolshed.images import make_image
 from toolshed.types import ToolImage
 
+CACHE_FIGURES = ("features_kept",)
+"""Figures that depend on what came before, so that they are others after a resume."""
 _BLANK = make_image(np.zeros((56, 56, 3), dtype=np.uint8))
 
 
@@ -107,7 +112,8 @@ class Learner:
         self.schedule_begin = 0
         self._has_told = False
         self.device = next(model.parameters()).device
-        self._features: dict[str, Tensor] = {}
+        self._features: ByteLRU[Tensor] = ByteLRU(shard.features_mb << 20)
+        self._num_used = self._num_kept = 0
         self._optimisers = make_optimisers(model, optim)
         self._zero: Zero | None = None
         if shard.zero:
@@ -120,6 +126,15 @@ class Learner:
         """Whether other ranks hold part of what this one trains."""
         return self._zero is not None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether this rank's weights are parts, which all ranks gather together."""
+        return self._zero is not None and self._zero.stage == 3
+
+    def leave_ranks(self) -> None:
+        """Compute alone from here on, with a model that is whole here."""
+        self._zero = None
+
     def forward_backward(
         self,
         samples: Sequence[TrainingSample],
@@ -131,6 +146,7 @@ class Learner:
         ``denominator`` divides the sum of the losses; None for the number of trained tokens. Both
         are summed over ranks.
         """
+        self._num_used = self._num_kept = 0
         batches: list[Batch | None] = [*self.micro_batches(samples)]
         num_trained = sum(sample.num_trained for sample in samples)
         counts = self._told_by_all((len(batches), num_trained, denominator or 0.0))
@@ -143,7 +159,11 @@ class Learner:
         # Ranks gather weights and sum gradients together, so none may have fewer micro-batches.
         for batch in batches + [None] * (max(count[0] for count in counts) - len(batches)):
             if batch is None:
-                self._backward(self.logprobs(empty_batch(self.renderer)).sum() * 0.0)
+                batch = empty_batch(self.renderer)
+                logprobs = self.logprobs(batch)
+                # A loss may ask a reference, which may be cut over ranks as well.
+                loss(logprobs.detach(), batch)
+                self._backward(logprobs.sum() * 0.0)
                 continue
             self._tell_if_long(batch)
             terms = loss(self.logprobs(batch), batch)
@@ -154,6 +174,8 @@ class Learner:
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / num_tokens
             for name, value in terms.maxima.items():
                 maxima[name] = max(maxima.get(name, -math.inf), float(value.detach()))
+        if self._num_used:
+            sums |= {"features_used": self._num_used, "features_kept": self._num_kept}
         told = self._told_by_all((sums, maxima))
         return _merged(told) | {"tokens": float(num_tokens)}
 
@@ -210,16 +232,23 @@ class Learner:
         )
 
     def features(self, images: Sequence[ToolImage]) -> Tensor | None:
-        """Features of pictures in order; a frozen tower sees each distinct picture once."""
+        """Features of pictures in order; a frozen tower sees no picture whose features are kept."""
         if not images:
             return None
         distinct = {image.sha256: image for image in images}
         if self.frozen == "vision":
-            known = self._features
+            found = {key: self._features.get(key) for key in distinct}
+            known = {key: feature for key, feature in found.items() if feature is not None}
+            self._num_used += len(distinct)
+            self._num_kept += len(known)
             missing = [image for key, image in distinct.items() if key not in known]
             if missing:
                 with torch.no_grad():
-                    known.update(self._compute_features(missing))
+                    made = self._compute_features(missing)
+                for key, feature in made.items():
+                    # A part of what was made together would hold the whole.
+                    self._features.put(key, feature.clone(), feature.nbytes)
+                known |= made
         else:
             known = self._compute_features(list(distinct.values()))
         return torch.cat([known[image.sha256] for image in images])
@@ -281,14 +310,7 @@ class Learner:
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
             **record,
         }
-        try:
-            # Through a file of ours: torch's own writer hides why a disk takes no more.
-            with path.open("wb") as file:
-                torch.save(state, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+        save_tensors(state, path)
 
     def load_state(self, path: Path) -> None:
         if self._zero:
@@ -317,14 +339,27 @@ class Learner:
     def export_adapters(self, folder: str | Path) -> None:
         """Write the adapters alone, a folder that PEFT loads; rank 0 writes."""
         assert self.lora, "this learner trains no adapters"
-        weights = self._weights()
+        weights = self.trained_weights()
         if rank() == 0:
             save_adapters(self._adapted, folder, weights)
         self._told_by_all(None)
 
+    def trained_weights(self) -> dict[str, Tensor]:
+        """What is trained, by name; where weights are cut, on the CPU of rank 0, else empty."""
+        if self._zero and self.is_cut:
+            return self._zero.whole_weights(trained=True)
+        return plain_weights(self.model, trained=True)
+
     def _weights(self) -> dict[str, Tensor]:
         """All weights by name; with ZeRO gathered on rank 0, and none on the others."""
         return self._zero.whole_weights() if self._zero else plain_weights(self.model)
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Inside, the model says what it said before its adapters learned anything."""
+        assert self.lora, "this learner trains no adapters"
+        with self._adapted.disable_adapter():
+            yield
 
 
 def _merged(told: Sequence[tuple[dict[str, float], dict[str, float]]]) -> dict[str, float]:

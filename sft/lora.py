@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,13 +30,16 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     import peft
 
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=_PLACES)
-    return peft.get_peft_model(model, settings, adapter_name=_ADAPTER)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a name that is to be renamed.
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, settings, adapter_name=_ADAPTER)
 
 
 def save_adapters(adapted: Any, folder: str | Path, weights: Mapping[str, Tensor]) -> None:
     """Write the adapters alone, as ``peft.PeftModel.from_pretrained`` reads them.
 
-    weights: all of the model's by name, as ``Learner`` gathers them.
+    weights: those of the adapters by name, as ``Learner`` gathers them.
     """
     with draft_folder(Path(folder)) as draft:
         adapted.save_pretrained(
@@ -54,11 +58,27 @@ def merged_weights(weights: Mapping[str, Tensor], config: LoraConfig) -> dict[st
             continue
         place = name.removesuffix(".base_layer.weight")
         down, up = (weights[f"{place}.lora_{side}.{_ADAPTER}.weight"] for side in "AB")
-        change = config.alpha / config.rank * (up.float() @ down.float())
-        merged[f"{place}.weight"] = (weight.float() + change).to(weight.dtype)
+        merged[f"{place}.weight"] = _merged(weight, down, up, config.alpha / config.rank)
     return merged
 
 
-def plain_weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Every weight by its name, tied ones once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+def merged_weight(layer: Any) -> Tensor:
+    """The weight of a linear layer with what its adapter, if any, adds to it; detached."""
+    if not hasattr(layer, "lora_A"):
+        weight: Tensor = layer.weight.detach()
+        return weight
+    down, up = (getattr(layer, f"lora_{side}")[_ADAPTER].weight.detach() for side in "AB")
+    return _merged(layer.base_layer.weight.detach(), down, up, layer.scaling[_ADAPTER])
+
+
+def _merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
+
+
+def plain_weights(model: torch.nn.Module, *, trained: bool = False) -> dict[str, Tensor]:
+    """Every weight, or every ``trained`` one, by its name, tied ones once."""
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or not trained
+    }

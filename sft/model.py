@@ -77,6 +77,17 @@ def _save_weights(model: Any, folder: Path, weights: dict[str, Tensor] | None) -
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
+def save_tensors(state: dict[str, Any], path: Path) -> None:
+    """``torch.save`` whose OSError comes out: torch's own writer hides why a disk takes no more."""
+    try:
+        with path.open("wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
 def freeze(model: Any, what: str) -> None:
     for parameter in model.model.visual.parameters():
         parameter.requires_grad_(what != "vision")

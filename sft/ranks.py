@@ -78,7 +78,14 @@ def _group() -> Any:
 def own_share(
     samples: Sequence[TrainingSample], renderer: Renderer, *, whole_groups: bool = False
 ) -> list[TrainingSample]:
-    """This rank's part of a step's samples, which every rank knows; about equal places for each.
+    """This rank's part of a step's samples, which every rank knows."""
+    return shares(samples, renderer, whole_groups=whole_groups)[rank()]
+
+
+def shares(
+    samples: Sequence[TrainingSample], renderer: Renderer, *, whole_groups: bool = False
+) -> list[list[TrainingSample]]:
+    """A step's samples divided over ranks, about equal places for each.
 
     ``whole_groups`` keeps samples with the same prompt on one rank, so that its places count once.
     """
@@ -91,10 +98,10 @@ def own_share(
         sizes = [len(renderer.expand(s.token_ids, s.images).token_ids) for s in group]
         return sum(sizes) - (len(group) - 1) * group[0].spans[0].end * whole_groups
 
-    shares: list[list[TrainingSample]] = [[] for _ in range(num_ranks())]
+    parts: list[list[TrainingSample]] = [[] for _ in range(num_ranks())]
     loads = [0] * num_ranks()
     for group in sorted(groups.values(), key=lambda group: -places(group)):
         least = loads.index(min(loads))
-        shares[least] += group
+        parts[least] += group
         loads[least] += places(group)
-    return shares[rank()]
+    return parts

@@ -1,5 +1,6 @@
 """A run's folder: resolved config, append-only metrics, checkpoints, and an exact resume.
 
+A checkpoint is ``global_step_N``, a name that verl uses too; ``sft.checkpoint`` reads both.
 ``metrics.jsonl`` holds one line per step, never one beyond the last checkpoint after a resume:
 the steps after it are trained again and their lines written again.
 """
@@ -19,11 +20,11 @@ from typing import IO
 
 import yaml
 
+from sft.checkpoint import EXPORT, step_number
 from toolshed.command import place_words
 from toolshed.errors import ConfigError
 from toolshed.types import Json
 
-_CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
 _BOARD = "tensorboard"
 _TRIED_BYTES = 1 << 16
@@ -40,7 +41,6 @@ class RunDir:
         self._lock = take_lock(
             self.path, "is in use by another process; wait for it or choose another out="
         )
-        (self.path / _CHECKPOINTS).mkdir(exist_ok=True)
         self._board = self._open_board() if tensorboard else None
 
     def _open_board(self) -> object:
@@ -81,18 +81,21 @@ class RunDir:
         return [json.loads(line) for line in lines[:-1]]
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Let ``write`` fill a new folder and give it its name only when it is whole."""
-        target = self.path / _CHECKPOINTS / f"step_{step:06d}"
+        """Let ``write`` fill a new folder and give it its name only when it is whole.
+
+        Of those before the last two, what is left is their ``huggingface`` folder, if any.
+        """
+        target = self.path / f"global_step_{step}"
         with draft_folder(target) as draft:
             write(draft)
-        for old in self._checkpoints()[:-2]:
-            shutil.rmtree(old)
+        for _, old in whole_checkpoints(self.path)[:-2]:
+            _leave_export(old)
         return target
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """Step and folder of the newest whole checkpoint."""
-        found = self._checkpoints()
-        return (int(found[-1].name.removeprefix("step_")), found[-1]) if found else None
+        found = whole_checkpoints(self.path)
+        return found[-1] if found else None
 
     def way_on(self) -> str:
         """What the same command does after an interruption."""
@@ -108,14 +111,30 @@ class RunDir:
         ]
         write_atomic(self.metrics_file, "".join(kept))
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.path / _CHECKPOINTS).glob("step_*"))
-
     def close(self) -> None:
         self._lock.close()
         if self._board is not None:
             with naming(self.path / _BOARD):
                 self._board.close()  # type: ignore[attr-defined]
+
+
+def whole_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint that a run can go on from, oldest first."""
+    found = [(step_number(path), path) for path in run.glob("global_step_*")]
+    return sorted(
+        (step, path)
+        for step, path in found
+        if step is not None and any(each.name != EXPORT for each in path.iterdir())
+    )
+
+
+def _leave_export(folder: Path) -> None:
+    """Turn a checkpoint into its export alone; one without an export goes."""
+    rest = [each for each in folder.iterdir() if each.name != EXPORT]
+    if not (folder / EXPORT).exists():
+        rest = [folder]
+    for each in rest:
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 def take_lock(folder: Path, taken: str) -> IO[str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sft.batch import Batch
 from sft.config import OptimConfig
+from sft.model import save_tensors
 from sft.ranks import join_ranks, num_ranks, told_by_all
 from toolshed.errors import ConfigError
 
@@ -48,6 +49,7 @@ class Zero:
             optimizer=optimiser,
             config=_settings(stage, optim, model.dtype),
         )
+        self._engine.checkpoint_engine.save = _save
 
     def logprobs(self, batch: Batch) -> Tensor:
         """The learner's forward pass, run where the weights that it needs are gathered."""
@@ -81,17 +83,25 @@ class Zero:
         told: dict[str, Any] = record
         return told
 
-    def whole_weights(self) -> dict[str, Tensor]:
-        """Every weight by its name in the model, gathered on the CPU of rank 0; else empty."""
+    def whole_weights(self, *, trained: bool = False) -> dict[str, Tensor]:
+        """Every weight, or every ``trained`` one, by its name in the model, gathered on the CPU of
+        rank 0; else empty."""
         import deepspeed
 
         whole: dict[str, Tensor] = {}
         for name, parameter in self._model.named_parameters():
+            if trained and not parameter.requires_grad:
+                continue
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
                 if self._engine.global_rank == 0:
                     whole[name] = parameter.detach().to("cpu", copy=True)
         told_by_all(None)
         return whole
+
+
+def _save(state_dict: dict[str, Any], path: str) -> None:
+    """In place of DeepSpeed's own, which does not say why a disk takes no more."""
+    save_tensors(state_dict, Path(path))
 
 
 class _Root(nn.Module):

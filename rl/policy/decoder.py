@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft.lora import merged_weight
+
 TILE = 32
 _LENGTH_STEP = 64
 """Attention reads the cache up to a multiple of this many positions."""
@@ -49,7 +51,7 @@ class Decoder:
 
     @torch.no_grad()
     def load(self, model: Any) -> None:
-        """Copy the weights; the model may go on training afterwards."""
+        """Copy the weights, adapters merged; the model may go on training afterwards."""
         text = model.model.language_model
         self.embed: Tensor = text.embed_tokens.weight.detach().clone()
         self.head: Tensor = model.get_output_embeddings().weight.detach().clone()
@@ -156,10 +158,10 @@ def _fuse(layer: Any) -> _Layer:
     parts = (attn.q_proj, attn.k_proj, attn.v_proj)
     return _Layer(
         norm_in=layer.input_layernorm.weight.detach().clone(),
-        qkv_weight=torch.cat([part.weight.detach() for part in parts]),
+        qkv_weight=torch.cat([merged_weight(part) for part in parts]),
         qkv_bias=torch.cat([part.bias.detach() for part in parts]),
-        out=attn.o_proj.weight.detach().clone(),
+        out=merged_weight(attn.o_proj).clone(),
         norm_mlp=layer.post_attention_layernorm.weight.detach().clone(),
-        gate_up=torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]),
-        down=mlp.down_proj.weight.detach().clone(),
+        gate_up=torch.cat([merged_weight(mlp.gate_proj), merged_weight(mlp.up_proj)]),
+        down=merged_weight(mlp.down_proj).clone(),
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rl.algorithms.table import Overrides
 from rl.config import QuestionsConfig, RLConfig
@@ -16,16 +19,23 @@ from rl.tabletop import Order, write_dataset
 from rl.train import main, train
 from scripts.bench.puppet import Puppet
 from sft.checkpoint import SCHEMA_FILE
-from sft.config import OptimConfig, ShardConfig, ToolsConfig
+from sft.config import LoraConfig, OptimConfig, ShardConfig, ToolsConfig
+from sft.learner import CACHE_FIGURES
+from sft.model import load_model
 from sft.render import Renderer
-from sft.run_dir import RunDir
+from sft.run_dir import RunDir, whole_checkpoints
 from tests.rl.rewarding import reward_of_tokens
+from tests.sft.limits import largest_file
 from toolshed.chat import write_call
+from toolshed.command import run_command
 from toolshed.config import parse_tools
 from toolshed.errors import ConfigError, ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.types import Json
 
+needs_peft = pytest.mark.skipif(
+    find_spec("peft") is None, reason="PEFT is not installed (extra: train)"
+)
 LIGHT = "{replies: compact, roborefer: {backend: light, show: [detect_one]}}"
 
 
@@ -114,12 +124,56 @@ def test_shared_prompts_and_recomputed_layers_train_the_same(
         assert mine[name] == pytest.approx(plain[name], rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("kl", [0.0, 0.1])
+@needs_peft
+def test_adapters_are_sampled_with_and_merged_into_every_export(
+    config: RLConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.train.score", reward_of_tokens)
+    config = replace(config, lora=LoraConfig(rank=4), steps=4, optim=OptimConfig(lr=3e-2))
+    final = train(replace(config, algorithm="grpo"))
+    told = [line for line in lines(config) if "mismatch" in line]
+    assert len(told) >= 3 and max(line["mismatch"] for line in told) <= 1e-5
+    run = Path(config.out)
+    begun, ended, last = (
+        load_model(folder).state_dict()
+        for folder in (config.model, final, run / "global_step_4" / "huggingface")
+    )
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert begun.keys() == ended.keys() and not torch.equal(begun[name], ended[name])
+    assert all(torch.equal(ended[key], weight) for key, weight in last.items())
+    assert (run / "adapters" / "adapter_model.safetensors").exists()
+
+
+def test_a_full_disk_at_a_checkpoint_leaves_the_one_before(
+    config: RLConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RunDir.log
+    with ExitStack() as disk:
+
+        def filled(self: RunDir, step: int, figures: dict[str, Json]) -> None:
+            log(self, step, figures)
+            if step == 2:
+                disk.enter_context(largest_file(300_000))
+
+        monkeypatch.setattr(RunDir, "log", filled)
+        assert run_command(lambda: bool(train(config)), "rl") == 2
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1 and "global_step_2: file too large; raise the limit" in said
+    assert [step for step, _ in whole_checkpoints(Path(config.out))] == [1]
+    monkeypatch.undo()
+    train(config)
+    assert [line["step"] for line in lines(config)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kl", "rank"), [(0.0, 0), (0.1, 0), pytest.param(0.1, 4, marks=needs_peft)]
+)
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
-    config: RLConfig, kl: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RLConfig, kl: float, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rl.train.score", reward_of_tokens)
     config = replace(config, algorithm="grpo", overrides=Overrides(kl=kl), steps=4)
+    config = replace(config, lora=LoraConfig(rank=rank))
     broken = replace(config, out=str(tmp_path / "broken"))
     train(config)
     log = RunDir.log
@@ -134,7 +188,10 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         train(broken)
     train(broken)
     whole, resumed = (
-        [{k: v for k, v in line.items() if not k.endswith("_s")} for line in lines(each)]
+        [
+            {k: v for k, v in line.items() if not k.endswith("_s") and k not in CACHE_FIGURES}
+            for line in lines(each)
+        ]
         for each in (config, broken)
     )
     assert resumed == whole and "difficulty_point" in whole[0]

@@ -81,10 +81,10 @@ def test_a_run_that_goes_on_asks_each_question_once(config: RLConfig, staleness:
     config = replace(config, max_staleness=staleness, save_every=3)
     train(config)
     # As if it had been killed after its second checkpoint.
-    checkpoints = Path(config.out) / "checkpoints"
-    shutil.rmtree(checkpoints / f"step_{STEPS:06d}")
-    shutil.rmtree(Path(config.out) / "final")
-    position = json.loads((checkpoints / "step_000006" / "schedule.json").read_text())
+    run = Path(config.out)
+    shutil.rmtree(run / f"global_step_{STEPS}")
+    shutil.rmtree(run / "final")
+    position = json.loads((run / "global_step_6" / "schedule.json").read_text())
     assert position["open"]
     train(config)
     assert [line["step"] for line in lines(config, "metrics.jsonl")] == list(range(1, STEPS + 1))
@@ -95,7 +95,7 @@ def test_a_run_that_goes_on_asks_each_question_once(config: RLConfig, staleness:
 def test_without_staleness_nothing_new_is_told_or_kept(config: RLConfig) -> None:
     train(replace(config, max_staleness=0, steps=2))
     assert "staleness" not in lines(config, "metrics.jsonl")[0]
-    assert not list(Path(config.out).glob("checkpoints/*/schedule.json"))
+    assert not list(Path(config.out).glob("global_step_*/schedule.json"))
 
 
 def test_the_older_weights_are_corrected_for_and_the_mismatch_is_told(

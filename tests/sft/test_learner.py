@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sft.batch import micro_batches
-from sft.config import OptimConfig
+from sft.config import OptimConfig, ShardConfig
 from sft.learner import Learner
 from sft.model import load_model, save_checkpoint
 from sft.optimisers import rate_factor
@@ -163,6 +163,23 @@ def test_a_frozen_tower_sees_each_picture_once_and_gets_no_gradient(tiny: Path) 
     assert len(taught._features) == len(
         {i.sha256 for s in samples(taught.renderer) for i in s.images}
     )
+
+
+def test_few_bytes_of_features_cost_time_alone(tiny: Path) -> None:
+    told = []
+    for features_mb in (0, 2048):
+        taught = Learner(
+            load_model(tiny), Renderer.load(tiny), OptimConfig(), total_steps=2,
+            shard=ShardConfig(features_mb=features_mb),
+        )  # fmt: skip
+        batch = samples(taught.renderer)
+        told.append([taught.forward_backward(batch) | taught.optim_step() for _ in range(2)])
+        assert len(taught._features) == (1 if features_mb == 0 else told[-1][0]["features_used"])
+    kept = [[step.pop("features_kept") for step in run] for run in told]
+    used = told[0][0]["features_used"]
+    assert kept[0][0] == 0 and kept[0][1] < used and kept[1] == [0, used]
+    for few, many in zip(*told, strict=True):
+        assert few == pytest.approx(many, rel=1e-5)
 
 
 def test_rates_warm_up_stay_and_fall() -> None:

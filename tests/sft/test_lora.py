@@ -32,12 +32,9 @@ def learner(tiny: Path, **words: Any) -> Learner:
         "lora": LoraConfig(rank=RANK, alpha=16),
         "shared_prefix": True,
     } | words
-    with warnings.catch_warnings():
-        # PEFT asks transformers for a name that is to be renamed.
-        warnings.simplefilter("ignore", FutureWarning)
-        return Learner(
-            load_model(tiny), Renderer.load(tiny), OptimConfig(lr=1e-2), total_steps=9, **options
-        )
+    return Learner(
+        load_model(tiny), Renderer.load(tiny), OptimConfig(lr=1e-2), total_steps=9, **options
+    )
 
 
 def taught(one: Learner, steps: int = 3) -> Learner:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from sft.checkpoint import EXPORT
 from sft.run_dir import (
     RunDir,
     changed_keys,
     check_folder,
     check_writable,
     draft_folder,
+    whole_checkpoints,
     write_atomic,
 )
 from tests.sft.limits import largest_file
@@ -95,10 +97,25 @@ def test_a_checkpoint_that_was_not_finished_does_not_count(run: RunDir) -> None:
 
 
 def test_the_last_two_checkpoints_are_kept(run: RunDir) -> None:
-    for step in (2, 4, 6, 8):
+    for step in (2, 4, 8, 10):
         run.save_checkpoint(step, lambda folder: _write(folder, "x"))
-    kept = sorted(path.name for path in (run.path / "checkpoints").iterdir())
-    assert kept == ["step_000006", "step_000008"]
+    assert sorted(path.name for path in run.path.glob("global*")) == [
+        "global_step_10", "global_step_8",
+    ]  # fmt: skip
+    assert [step for step, _ in whole_checkpoints(run.path)] == [8, 10]
+
+
+def test_of_older_checkpoints_the_export_stays(run: RunDir) -> None:
+    def write(folder: Path) -> None:
+        _write(folder, "x")
+        (folder / "shards").mkdir()
+        (folder / EXPORT).mkdir()
+        (folder / EXPORT / "config.json").touch()
+
+    for step in (2, 4, 10):
+        run.save_checkpoint(step, write)
+    assert [path.name for path in (run.path / "global_step_2").iterdir()] == [EXPORT]
+    assert [step for step, _ in whole_checkpoints(run.path)] == [4, 10]
 
 
 def test_a_step_may_be_saved_again(run: RunDir) -> None:

@@ -173,8 +173,8 @@ def test_an_interrupted_run_says_where_it_goes_on(
 def test_a_full_disk_leaves_no_half_checkpoint(config: SFTConfig) -> None:
     with largest_file(100_000), pytest.raises(OSError, match="too large") as told:
         train(config)
-    folder = Path(config.out) / "checkpoints"
-    assert told.value.filename == str(folder / "step_000002") and not list(folder.iterdir())
+    run = Path(config.out)
+    assert told.value.filename == str(run / "global_step_2") and not list(run.glob("*global*"))
     assert train(config).exists()
 
 

@@ -1,8 +1,9 @@
 """One rank of a small training run: ``python zero_rank.py CHECKPOINT OUT STAGE [WORD ...]``.
 
 Five steps; rank 0 writes figures and final weights to ``OUT/told.pt``. Words: ``tower`` trains
-the vision tower too, ``shared`` shares prompts, ``bf16``, ``recompute``, ``stop`` saves and ends
-after three steps, ``resume`` goes on from there. Stage 0 is one process without DeepSpeed.
+the vision tower too, ``shared`` shares prompts, ``bf16``, ``recompute``, ``kl`` adds a KL term,
+``lora`` trains adapters, ``stop`` saves and ends after three steps, ``resume`` goes on from there.
+Stage 0 is one process without DeepSpeed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 import torch
 
 from rl.algorithms.losses import PolicyLoss
-from rl.algorithms.table import algorithm_named
-from sft.config import OptimConfig, ShardConfig
+from rl.algorithms.table import Overrides, algorithm_named
+from sft.config import LoraConfig, OptimConfig, ShardConfig
 from sft.learner import Learner
 from sft.model import load_model
 from sft.ranks import join_ranks, own_share, rank
+from sft.reference import FrozenReference
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from tests.sft.groups import Shape, group
@@ -42,6 +44,7 @@ def main(checkpoint: Path, out: Path, stage: int, words: list[str]) -> None:
     if stage:
         join_ranks("cpu")
     renderer = Renderer.load(checkpoint)
+    torch.manual_seed(0)
     learner = Learner(
         load_model(checkpoint, dtype=torch.bfloat16 if "bf16" in words else torch.float32),
         renderer,
@@ -51,11 +54,16 @@ def main(checkpoint: Path, out: Path, stage: int, words: list[str]) -> None:
         max_tokens=150,
         shared_prefix="shared" in words,
         shard=ShardConfig(zero=stage, checkpointing="recompute" in words),
+        lora=LoraConfig(rank=4 if "lora" in words else 0),
     )
     state = out / "state"
+    loss = PolicyLoss(algorithm=algorithm_named("grpo"), max_tokens=64)
+    if "kl" in words:
+        algorithm = algorithm_named("grpo", Overrides(kl=0.5, kl_estimator="k3"))
+        reference = FrozenReference(learner, checkpoint)
+        loss = PolicyLoss(algorithm=algorithm, max_tokens=64, reference=reference)
     if "resume" in words:
         learner.load_state(state)
-    loss = PolicyLoss(algorithm=algorithm_named("grpo"), max_tokens=64)
     told: list[dict[str, float]] = []
     for step in range(learner.step, 3 if "stop" in words else STEPS):
         samples = step_samples(renderer, step)
