@@ -55,7 +55,7 @@ def replay(run: Path, config: RLConfig, *, step: int | None = None) -> Path:
         raise ConfigError(f"step {step} is none of 1 to {last}, those that {run} kept")
     check_device(config.device)
     folder = resolve_checkpoint(config.model)
-    update = PolicyUpdate(config, folder, Renderer.load(folder))
+    update = PolicyUpdate(config, folder, Renderer.load(folder, max_pixels=config.max_pixels))
     if step is not None:
         _go_to(update, run, step - 1)
     before = _metrics(run)

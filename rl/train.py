@@ -107,7 +107,13 @@ class _Training:
         policy = engine(self.config, self.update, self.learner.renderer)
         await policy.start()
         await policy.update_weights(self.update, self.learner.step)
-        limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
+        config = self.config
+        limits = Limits(
+            max_turns=config.max_turns,
+            max_tokens=config.max_tokens,
+            max_calls=config.max_calls,
+            max_reply_chars=config.max_reply_chars,
+        )
         player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
         steps = range(self.learner.step, self.config.steps)
         title = f"rl {self.run_dir.path}"
