@@ -44,13 +44,7 @@ def prepare(config: RLConfig) -> Plan:
     warning = check_schema(folder, tools.schema_hash, config.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    questions, val_questions = load_all(config)
-    every = [*chain(*questions), *val_questions]
-    check_depth(every, tools, config.tools.config)
-    check_answerable([question.source for question in every], tools, config.tools.config)
-    renderer = Renderer.load(folder, max_pixels=config.max_pixels)
-    limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
-    check_room(every, tools.specs, renderer, **limits)
+    questions, val_questions, renderer = asked_with(config, tools, folder)
     return Plan(
         config=config,
         tools=tools,
@@ -59,6 +53,21 @@ def prepare(config: RLConfig) -> Plan:
         questions=questions,
         val_questions=val_questions,
     )
+
+
+def asked_with(
+    config: RLConfig, tools: ToolSet, folder: Path
+) -> tuple[list[list[Question]], list[Question], Renderer]:
+    """The questions of each part and those of validation, which fit tools, checkpoint and limits,
+    with the checkpoint's renderer."""
+    questions, val_questions = load_all(config)
+    every = [*chain(*questions), *val_questions]
+    check_depth(every, tools, config.tools.config)
+    check_answerable([question.source for question in every], tools, config.tools.config)
+    renderer = Renderer.load(folder, max_pixels=config.max_pixels)
+    limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
+    check_room(every, tools.specs, renderer, **limits)
+    return questions, val_questions, renderer
 
 
 def load_all(config: RLConfig) -> tuple[list[list[Question]], list[Question]]:

@@ -85,16 +85,26 @@ def files_of(word: str) -> list[Path]:
     return [path]
 
 
-def origin_of(word: str) -> tuple[str, bool]:
-    """Where questions come from, for people, and whether they are here; nothing is fetched."""
+def is_here(word: str) -> bool:
+    """Whether reading it needs no server; ConfigError where a file or folder is not as it must
+    be."""
     wanted = on_the_hub(word)
     if wanted is None:
-        path = Path(word)
-        return str(path.absolute()), bool(_training_files(path)) if path.is_dir() else path.exists()
+        for path in files_of(word):
+            if not path.is_file():
+                raise ConfigError(f"data set {path} does not exist; give a parquet, or hub:NAME")
+        return True
     patterns = [wanted.file] if wanted.file else _TRAIN
-    here = any(hub.is_fetched(wanted.repository, wanted.revision, each) for each in patterns)
+    return any(hub.is_fetched(wanted.repository, wanted.revision, each) for each in patterns)
+
+
+def origin_of(word: str) -> str:
+    """Where questions come from, for people; nothing is fetched. ConfigError as of ``is_here``."""
+    wanted, here = on_the_hub(word), is_here(word)
+    if wanted is None:
+        return ", ".join(str(path.absolute()) for path in files_of(word))
     state = "fetched before" if here else "to be fetched"
-    return f"{wanted.repository} at {wanted.revision} on the hub, {state}", here
+    return f"{wanted.repository} at {wanted.revision} on the hub, {state}"
 
 
 def _training_files(folder: Path) -> list[Path]:

@@ -32,7 +32,7 @@ from sft.checkpoint import schema_record
 from sft.config import help_text, load_config, to_yaml
 from sft.render import Renderer
 from sft.run_dir import RunDir
-from toolshed.command import run_command
+from toolshed.command import USER_ERROR, run_command
 from toolshed.config import load_tools
 from toolshed.errors import ToolFailure
 from toolshed.shed import Toolshed
@@ -250,6 +250,16 @@ class _Training:
         return final
 
 
+def _check(config: RLConfig, *, ranks: int, fetches: bool) -> int:
+    from rl.preflight import examine, fetch
+
+    if fetches:
+        fetch(config)
+    found = examine(config, ranks=ranks)
+    print(found.text())
+    return USER_ERROR if found.missing else 0
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rl.train",
@@ -260,10 +270,20 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="name in configs/rl (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
-    args = parser.parse_args(words)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="print the plan and start nothing; 2 if something lacks",
+    )
+    parser.add_argument("--fetch", action="store_true", help="before that, fetch data of the hub")
+    parser.add_argument("--ranks", type=int, default=1, help="of the learner, for --check (1)")
+    args = parser.parse_intermixed_args(words)
 
     def run() -> int:
-        print(train(load_config(RLConfig, "rl", args.config, args.words)))
+        config = load_config(RLConfig, "rl", args.config, args.words)
+        if args.check:
+            return _check(config, ranks=args.ranks, fetches=args.fetch)
+        print(train(config))
         return 0
 
     return run_command(run, "toolshed", "sft", "rl")
