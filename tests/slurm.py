@@ -34,6 +34,7 @@ _SCONTROL = """#!/usr/bin/env bash
 case "$*" in
   "show hostnames n1") echo n1 ;;
   "show hostnames n[1-2]") printf 'n1\\nn2\\n' ;;
+  "show hostnames n1,127.0.0.2") printf 'n1\\n127.0.0.2\\n' ;;
   *) exit 1 ;;
 esac
 """
