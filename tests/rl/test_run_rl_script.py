@@ -20,7 +20,7 @@ from tests.slurm import ROOT, Cluster, wait_for
 SCRIPT = ROOT / "scripts" / "run_rl.sh"
 EIGHT = "0,1,2,3,4,5,6,7"
 TWO_NODES = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURMD_NODENAME": "n1"}
-STEPS = 8
+STEPS = 6
 SMALL = (
     *("policy=transformers", "device=cpu", "dtype=float32", "val_every=0", "val_data="),
     *("num_prompts=2", "group_size=2", "width=4", "max_turns=2", "max_tokens=24"),
