@@ -20,8 +20,12 @@ from toolshed.config import parse_tools
 from toolshed.errors import ConfigError
 from toolshed.images import make_image
 from toolshed.shed import Toolshed
+from toolshed.types import Json
 
-LIGHT = {"host": "local", "roborefer": {"backend": "light", "show": ["detect_one"]}}
+LIGHT: dict[str, Json] = {
+    "host": "local",
+    "roborefer": {"backend": "light", "show": ["detect_one"]},
+}
 
 
 def noise(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
