@@ -83,6 +83,9 @@ class EvalConfig:
     """Calls of one turn that are run."""
     max_reply_chars: int = 0
     """A longer reply of a tool loses its middle; 0 cuts none."""
+    max_pixels: int = 0
+    """Pixels of a picture as a checkpoint sees it, where it allows more; 0 leaves it to the
+    checkpoint. Tools see the whole picture."""
     max_tokens: int = 4096
     """Sampled and reply tokens of one episode."""
     max_turn_tokens: int = 1024
@@ -121,7 +124,13 @@ class EvalConfig:
         check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
         check_not_negative(self, "limit", "draws", "seed", "keep_pictures", "max_failures")
         check_not_negative(
-            self, "max_reply_chars", "retries", "max_infrastructure", "max_phantom", "max_empty"
+            self,
+            "max_reply_chars",
+            "max_pixels",
+            "retries",
+            "max_infrastructure",
+            "max_phantom",
+            "max_empty",
         )
 
 

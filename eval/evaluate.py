@@ -107,6 +107,7 @@ def player_of(config: EvalConfig, checkpoint: Path, shed: Toolshed | None) -> Pl
         devices=config.devices,
         dtype=config.dtype,
         threads=config.threads,
+        max_pixels=config.max_pixels,
     )
 
 

@@ -218,7 +218,7 @@ def _settings(plan: Plan) -> dict[str, str]:
     config = plan.config
     names = (
         *("seed", "limit", "repeats", "greedy", "draws", "temperature", "max_turns", "max_calls"),
-        "max_reply_chars",
+        *("max_reply_chars", "max_pixels"),
         *("max_tokens", "max_turn_tokens", "max_length", "width", "device", "dtype", "data"),
         *("retries", "max_failures", "max_infrastructure", "max_phantom", "max_empty"),
     )

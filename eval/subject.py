@@ -110,7 +110,8 @@ class Checkpoint:
             for device in policy_devices(config.device, config.devices):
                 check_device(device)
         limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
-        check_room(questions, tools.specs, Renderer.load(self.folder), **limits)
+        renderer = Renderer.load(self.folder, max_pixels=config.max_pixels)
+        check_room(questions, tools.specs, renderer, **limits)
 
     async def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
         from eval.evaluate import player_of

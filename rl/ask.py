@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from sft.config import ToolsConfig
     from toolshed.images import ImageSource
 
-_LIMITS = ("max_turns", "max_tokens", "max_turn_tokens", "max_length")
+_LIMITS = (
+    *("max_turns", "max_calls", "max_tokens", "max_turn_tokens", "max_length"),
+    *("max_reply_chars", "max_pixels"),
+)
 """Keys that an RL run's config shares with RLConfig, whose defaults serve other checkpoints."""
 
 
@@ -162,14 +165,27 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     policy: Literal["same", "any"] = "any" if asking.tools else "same"
     folder = check_tools(asking.checkpoint, ToolSet.named(chosen.config, show), policy)
     played = "max_turns" in saved
-    settings = RLConfig(**{name: saved[name] for name in _LIMITS} if played else {})
-    limits = Limits(max_turns=settings.max_turns, max_tokens=settings.max_tokens)
+    known = {name: saved[name] for name in _LIMITS if name in saved}
+    settings = RLConfig(**known if played else {})
+    limits = Limits(
+        max_turns=settings.max_turns,
+        max_tokens=settings.max_tokens,
+        max_calls=settings.max_calls,
+        max_reply_chars=settings.max_reply_chars,
+    )
     sampling = SamplingParams(temperature=asking.temperature, max_tokens=settings.max_turn_tokens)
     shed = None
     if chosen.config != "none":
         shed = Toolshed.open(chosen.config, host="local", show=show)
     try:
-        player = load_player(folder, shed, limits=limits, width=8, max_length=settings.max_length)
+        player = load_player(
+            folder,
+            shed,
+            limits=limits,
+            width=8,
+            max_length=settings.max_length,
+            max_pixels=settings.max_pixels,
+        )
         job = Job(question=question, sampling=sampling, seed=asking.seed)
         trajectory = await run_episode(job, player)
         await player.policy.aclose()

@@ -34,7 +34,10 @@ class QuestionsConfig:
     """One part of the prompts."""
 
     path: str = ""
-    """Parquet in the released layout."""
+    """Parquet in the released layout, a folder with ``data/train.parquet``, or
+    ``hub:OWNER/NAME[@REVISION][/FILE.parquet]``."""
+    rows: int = 0
+    """How many it must have; 0 for any, and not asked where ``limit`` takes a part."""
     weight: float = 1.0
     """Share of the prompts drawn from it."""
     limit: int = 0
@@ -42,7 +45,7 @@ class QuestionsConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "weight")
-        check_not_negative(self, "limit")
+        check_not_negative(self, "limit", "rows")
 
 
 @dataclass
@@ -55,9 +58,13 @@ class RLConfig:
     """Folder of the run."""
     data: list[QuestionsConfig] = field(default_factory=list)
     val_data: str = ""
-    """Parquet of validation questions; empty for none."""
+    """Validation questions, as ``data[].path``; empty for none."""
     val_every: int = 0
     val_limit: int = 128
+    """The first of them; 0 for all."""
+    cache: str = ""
+    """Folder for pictures that come inside data files; empty for ``$XDG_CACHE_HOME/spacetools`` or
+    ``~/.cache/spacetools``."""
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     schema: str = "same"
     """``any`` accepts a checkpoint that was trained with another tool schema."""
@@ -80,6 +87,13 @@ class RLConfig:
     """How often a trajectory that our machinery broke is played again."""
     temperature: float = 1.0
     max_turns: int = 8
+    max_calls: int = 8
+    """Calls of one turn that are run."""
+    max_reply_chars: int = 0
+    """A longer reply of a tool loses its middle; 0 cuts none."""
+    max_pixels: int = 0
+    """Pixels of a picture as the policy sees it, where the checkpoint allows more; 0 leaves it to
+    the checkpoint. Tools see the whole picture, and points are shares of it."""
     max_tokens: int = 4096
     """Sampled and reply tokens of one trajectory."""
     max_turn_tokens: int = 1024
@@ -128,9 +142,10 @@ class RLConfig:
         check_choice(self, selection=SELECTIONS)
         check_positive(self, "steps", "num_prompts", "width", "temperature", "max_length")
         check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")
+        check_positive(self, "max_calls")
         check_positive(self, "save_every", "threads")
         check_not_negative(self, "val_every", "val_limit", "dump_every", "seed")
-        check_not_negative(self, "max_failure_share")
+        check_not_negative(self, "max_failure_share", "max_reply_chars", "max_pixels")
         check_not_negative(self, "max_staleness", "kv_tokens", "retries")
         if self.group_size < 2:
             raise ConfigError(

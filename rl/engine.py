@@ -23,7 +23,7 @@ from toolshed.images import ImageSource
 from toolshed.types import Message
 
 if TYPE_CHECKING:
-    from sft.learner import Learner
+    from rl.update import PolicyUpdate
 
 Engine: TypeAlias = Callable[[RLConfig, Weights, Renderer], LearningPolicy]
 """(config, the learner's weights, renderer) -> the policy that plays with them, not started."""
@@ -59,7 +59,7 @@ def kv_tokens_of(config: RLConfig, policy: LearningPolicy) -> int:
     return policy.fleet.kv_tokens if isinstance(policy, SglangPolicy) else 0
 
 
-async def check_first_sync(policy: LearningPolicy, learner: Learner) -> float:
+async def check_first_sync(policy: LearningPolicy, update: PolicyUpdate) -> float:
     """Mean |difference| between engine's and learner's log-probs of one answer about a picture.
 
     ToolFailure where it is above the bound: the engine has other weights, or computes otherwise.
@@ -69,13 +69,14 @@ async def check_first_sync(policy: LearningPolicy, learner: Learner) -> float:
 
     if not isinstance(policy, SglangPolicy):
         return 0.0
+    learner = update.learner
     renderer = learner.renderer
     player = Player(policy=policy, renderer=renderer, shed=None, limits=Limits(max_turns=1))
     sampling = SamplingParams(temperature=learner.temperature, max_tokens=_PROBED)
     said = await run_episode(Job(question=_question(), sampling=sampling), player)
     if said.failure:
         raise ToolFailure("engine_probe", f"the engine answered no first question: {said.failure}")
-    difference = _difference(said, learner)
+    difference = _difference(said, update)
     dtypes = {policy.config.dtype, str(learner.model.dtype).removeprefix("torch.")}
     bound = max(BOUNDS[each] for each in dtypes)
     # Written so that no number (nan) is no agreement.
@@ -89,17 +90,11 @@ async def check_first_sync(policy: LearningPolicy, learner: Learner) -> float:
     return difference
 
 
-def _difference(said: Trajectory, learner: Learner) -> float:
-    import torch
-
+def _difference(said: Trajectory, update: PolicyUpdate) -> float:
     from rl.algorithms.samples import to_sample
-    from sft.batch import micro_batches
 
-    samples = [to_sample(said, 1.0)]
-    (batch,) = micro_batches(samples, learner.renderer, max_tokens=len(said.token_ids))
-    with torch.no_grad():
-        ours = learner.logprobs(batch).float().cpu()
-    return float((ours - batch.logprobs_N).abs().mean())
+    sample = to_sample(said, 1.0)
+    return float((update.logprobs(sample) - np.asarray(sample.logprobs)).abs().mean())
 
 
 def _question() -> Question:

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from rl.config import RLConfig
-from rl.data import check_depth, load_questions
+from rl.data import check_depth
 from rl.needs import check_answerable, check_room
+from rl.sources import load_source
 from rl.types import Question
 from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.config import check_device, check_out
@@ -43,18 +44,9 @@ def prepare(config: RLConfig) -> Plan:
     warning = check_schema(folder, tools.schema_hash, config.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    questions = [load_questions(item.path)[: item.limit or None] for item in config.data]
-    val_questions: list[Question] = []
-    if config.val_data:
-        val_questions = load_questions(config.val_data)[: config.val_limit]
-    every = [*chain(*questions), *val_questions]
-    check_depth(every, tools, config.tools.config)
-    check_answerable([question.source for question in every], tools, config.tools.config)
     if config.policy == "sglang":
         _check_engine(config, folder)
-    renderer = Renderer.load(folder)
-    limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
-    check_room(every, tools.specs, renderer, **limits)
+    questions, val_questions, renderer = asked_with(config, tools, folder)
     return Plan(
         config=config,
         tools=tools,
@@ -72,3 +64,29 @@ def _check_engine(config: RLConfig, folder: Path) -> None:
     check_lengths(config.engine, folder, config.max_length)
     if lacking := missing(config.engine):
         raise ConfigError("; ".join(lacking))
+
+
+def asked_with(
+    config: RLConfig, tools: ToolSet, folder: Path
+) -> tuple[list[list[Question]], list[Question], Renderer]:
+    """The questions of each part and those of validation, which fit tools, checkpoint and limits,
+    with the checkpoint's renderer."""
+    questions, val_questions = load_all(config)
+    every = [*chain(*questions), *val_questions]
+    check_depth(every, tools, config.tools.config)
+    check_answerable([question.source for question in every], tools, config.tools.config)
+    renderer = Renderer.load(folder, max_pixels=config.max_pixels)
+    limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
+    check_room(every, tools.specs, renderer, **limits)
+    return questions, val_questions, renderer
+
+
+def load_all(config: RLConfig) -> tuple[list[list[Question]], list[Question]]:
+    """The questions of each part, and those of validation."""
+    questions = [
+        load_source(item.path, rows=item.rows, limit=item.limit, cache=config.cache)
+        for item in config.data
+    ]
+    if not config.val_data:
+        return questions, []
+    return questions, load_source(config.val_data, limit=config.val_limit, cache=config.cache)

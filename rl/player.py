@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,23 +39,37 @@ def load_player(
     devices: int = 1,
     dtype: str = "float32",
     threads: int = 1,
+    max_pixels: int = 0,
 ) -> Player:
     """Weights and renderer of a checkpoint folder, ready for rollouts; None plays without tools.
 
     With several ``devices`` a copy of the weights is on each, and they share the ``width``.
     """
     if devices > 1:
+        places = policy_devices(device, devices)
         replicas = _replicas(
-            folder, policy_devices(device, devices), dtype, threads, width, max_length
+            [
+                Loading(
+                    folder=folder,
+                    device=each,
+                    dtype=dtype,
+                    threads=threads,
+                    num_slots=math.ceil(width / len(places)),
+                    max_length=max_length,
+                    max_pixels=max_pixels,
+                )
+                for each in places
+            ]
         )
-        return Player(policy=replicas, renderer=Renderer.load(folder), shed=shed, limits=limits)
+        renderer = Renderer.load(folder, max_pixels=max_pixels)
+        return Player(policy=replicas, renderer=renderer, shed=shed, limits=limits)
     import torch
 
     from rl.policy.transformers import TransformersPolicy
     from sft.model import load_model
 
     torch.set_num_threads(threads)
-    renderer = Renderer.load(folder)
+    renderer = Renderer.load(folder, max_pixels=max_pixels)
     model = load_model(folder, dtype=getattr(torch, dtype), device=device)
     policy = TransformersPolicy(model, renderer, num_slots=width, max_length=max_length)
     return Player(policy=policy, renderer=renderer, shed=shed, limits=limits)
@@ -72,21 +87,11 @@ def policy_devices(device: str, num: int) -> list[str]:
     return [f"{device}:{number}" for number in range(num)]
 
 
-def _replicas(
-    folder: Path, devices: list[str], dtype: str, threads: int, width: int, max_length: int
-) -> Replicas:
+def _replicas(every: Sequence[Loading]) -> Replicas:
     """One process per device, loading at the same time; all end where one cannot be had."""
     policies: list[PolicyApart] = []
     with contextlib.ExitStack() as opened:
-        for device in devices:
-            loading = Loading(
-                folder=folder,
-                device=device,
-                dtype=dtype,
-                threads=threads,
-                num_slots=math.ceil(width / len(devices)),
-                max_length=max_length,
-            )
+        for loading in every:
             policies.append(PolicyApart(loading))
             opened.callback(policies[-1].close)
         for policy in policies:

@@ -33,7 +33,7 @@ from rl.types import SamplingParams, Trajectory
 from sft.checkpoint import schema_record
 from sft.config import help_text, load_config, to_yaml
 from sft.run_dir import RunDir
-from toolshed.command import run_command
+from toolshed.command import USER_ERROR, run_command
 from toolshed.config import load_tools
 from toolshed.errors import ToolFailure
 from toolshed.shed import Toolshed
@@ -98,14 +98,20 @@ class _Training:
         async with aclosing(engine(self.config, self.update, self.learner.renderer)) as policy:
             await policy.start()
             await policy.update_weights(self.update, self.learner.step)
-            await check_first_sync(policy, self.learner)
+            await check_first_sync(policy, self.update)
             await self._steps(policy, shed)
         return self._finish()
 
     async def _steps(self, policy: LearningPolicy, shed: Toolshed | None) -> None:
         from tqdm import tqdm
 
-        limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
+        config = self.config
+        limits = Limits(
+            max_turns=config.max_turns,
+            max_tokens=config.max_tokens,
+            max_calls=config.max_calls,
+            max_reply_chars=config.max_reply_chars,
+        )
         player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
         steps = range(self.learner.step, self.config.steps)
         title = f"rl {self.run_dir.path}"
@@ -238,6 +244,16 @@ class _Training:
         return final
 
 
+def _check(config: RLConfig, *, ranks: int, fetches: bool) -> int:
+    from rl.preflight import examine, fetch
+
+    if fetches:
+        fetch(config)
+    found = examine(config, ranks=ranks)
+    print(found.text())
+    return USER_ERROR if found.missing else 0
+
+
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rl.train",
@@ -248,10 +264,19 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="name in configs/rl (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
-    args = parser.parse_args(words)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="print the plan and start nothing; 2 if something lacks",
+    )
+    parser.add_argument("--fetch", action="store_true", help="before that, fetch data of the hub")
+    parser.add_argument("--ranks", type=int, default=1, help="of the learner, for --check (1)")
+    args = parser.parse_intermixed_args(words)
 
     def run() -> int:
         config = load_config(RLConfig, "rl", args.config, args.words)
+        if args.check:
+            return _check(config, ranks=args.ranks, fetches=args.fetch)
         if is_follower():
             return follow(config)
         print(train(config))

@@ -39,7 +39,7 @@ class RankUpdate:
         device = own_device(config.device)
         self.learner = Learner(
             load_model(source, dtype=getattr(torch, config.dtype), device=device),
-            Renderer.load(source),
+            Renderer.load(source, max_pixels=config.max_pixels),
             config.optim,
             frozen=config.frozen,
             total_steps=config.steps,
@@ -54,6 +54,12 @@ class RankUpdate:
             max_tokens=config.max_tokens,
             reference=FrozenReference(self.learner, source) if algorithm.kl else None,
         )
+
+    def logprobs(self, sample: TrainingSample) -> Tensor:
+        """Of the sampled tokens of one sample, on the CPU; shape (N,)."""
+        (batch,) = self.learner.micro_batches([sample])
+        with torch.no_grad():
+            return self.learner.logprobs(batch).float().cpu()
 
     def learn(self, samples: Sequence[TrainingSample], denominator: float) -> dict[str, Json]:
         """Take a step on this rank's samples; ``denominator`` is summed over ranks."""
@@ -132,6 +138,11 @@ class PolicyUpdate:
 
     def load(self, folder: Path) -> None:
         self._all("load", folder)
+
+    def logprobs(self, sample: TrainingSample) -> Tensor:
+        """Of the sampled tokens of one sample under the weights of now, on the CPU; shape (N,)."""
+        found: Tensor = self._all("logprobs", sample)
+        return found
 
     def _all(self, verb: str, *words: Any) -> Any:
         return self._leader.together(verb, [words] * num_ranks(), getattr(self._own, verb))

@@ -42,7 +42,7 @@ find_gpus() {
       || { say "note: nvidia-smi is here and lists no GPU" >&2; listed=''; }
     [ -z "$listed" ] || mapfile -t gpus <<<"$listed"
   fi
-  for name in GPUS_PER_NODE NUM_GPUS EVAL_GPUS; do
+  for name in GPUS_PER_NODE NUM_GPUS EVAL_GPUS TRAIN_GPUS ENGINE_GPUS; do
     [ -z "${!name:-}" ] || need_number "$name" "${!name}"
   done
   asked=${GPUS_PER_NODE:-${NUM_GPUS:-}}

@@ -83,17 +83,21 @@ class Renderer:
         """A learner in a thread of its own reads the pictures that rollouts read."""
 
     @classmethod
-    def load(cls, folder: str | Path) -> Renderer:
-        """Load from a folder, a published Qwen2.5-VL one or ours, without torchvision."""
+    def load(cls, folder: str | Path, *, max_pixels: int = 0) -> Renderer:
+        """Load from a folder, a published Qwen2.5-VL one or ours, without torchvision.
+
+        ``max_pixels`` lowers the checkpoint's largest picture; 0 and what is above it do not.
+        """
         from transformers import AutoImageProcessor, AutoTokenizer
 
         if not (Path(folder) / "tokenizer.json").exists():
             raise ConfigError(
                 f"{folder} holds no tokenizer.json; give a Hugging Face checkpoint folder"
             )
-        return cls(
-            AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-        )
+        processor = AutoImageProcessor.from_pretrained(folder)
+        if max_pixels:
+            processor = _capped(processor, folder, max_pixels)
+        return cls(AutoTokenizer.from_pretrained(folder), processor)
 
     # ---- text -----------------------------------------------------------------------------------
 
@@ -202,3 +206,18 @@ class Renderer:
             positions=np.concatenate(positions, axis=1),
             origin=flat,
         )
+
+
+def _capped(processor: Any, folder: str | Path, max_pixels: int) -> Any:
+    """The picture processor of a folder with a largest picture of its own."""
+    from transformers import AutoImageProcessor
+
+    least, most = int(processor.size["shortest_edge"]), int(processor.size["longest_edge"])
+    if max_pixels < least:
+        raise ConfigError(
+            f"max_pixels={max_pixels} is below the {least} pixels of the smallest picture that the "
+            f"processor of {folder} makes; give {least} or more"
+        )
+    # The names say edges and mean pixels.
+    size = {"shortest_edge": least, "longest_edge": min(most, max_pixels)}
+    return AutoImageProcessor.from_pretrained(folder, size=size)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks import hub
 from eval.benchmarks.entry import Benchmark
 from eval.benchmarks.sampling import stratified
 from eval.benchmarks.table import BENCHMARKS, TABLETOP
-from eval.benchmarks.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
+from rl.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
+from sft import hub
 from toolshed.errors import ConfigError
 from toolshed.types import Json, Message
 

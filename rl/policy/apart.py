@@ -44,6 +44,8 @@ class Loading:
     """Trajectories in flight at most."""
     max_length: int
     """Places of the cache for one trajectory."""
+    max_pixels: int = 0
+    """As of ``Renderer.load``."""
 
 
 class PolicyApart:
@@ -230,7 +232,7 @@ def _load(loading: Loading) -> Any:
     model = load_model(loading.folder, dtype=getattr(torch, loading.dtype), device=loading.device)
     return TransformersPolicy(
         model,
-        Renderer.load(loading.folder),
+        Renderer.load(loading.folder, max_pixels=loading.max_pixels),
         num_slots=loading.num_slots,
         max_length=loading.max_length,
     )

@@ -11,8 +11,8 @@ import huggingface_hub.constants as constants
 import pytest
 
 from eval.benchmarks import BENCHMARKS, check_data, data_file, open_benchmark, origin_of
-from tests.eval.hub_server import Hub, serving
 from tests.eval.tables import letters, write
+from tests.hub_server import Hub, serving
 from toolshed.errors import ConfigError
 
 COMMIT = "1d539ac9" + "0123456789abcdef" * 2
@@ -113,7 +113,7 @@ def test_another_size_stops_at_the_pinned_revision_and_is_told_of_a_folder(
 def test_a_pattern_on_a_branch_is_one_file_at_its_commit(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eval.benchmarks.hub import fetch
+    from sft.hub import fetch
 
     hub.files = {"data/location-00000-of-00001.parquet": b"x" * 80, "data/unseen-0.parquet": b"y"}
     found = fetch("owner/set", "main", "data/location-*.parquet")

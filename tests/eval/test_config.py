@@ -22,6 +22,7 @@ OTHER = {
     "max_turns": "3",
     "max_calls": "2",
     "max_reply_chars": "9",
+    "max_pixels": "784",
     "max_tokens": "100",
     "max_turn_tokens": "30",
     "max_length": "300",

@@ -39,11 +39,14 @@ V2 = V1 | {
     "robot.place_object_at_2d_location": ["placement_point_2d: string"],
     "robot.place_object_at_3d_location": ["placement_point_3d: string"],
 }
-SHIPPED = ("demo", "light", "point", "v1", "v2")
+SHIPPED = ("demo", "light", "point", "v1", "v1_4gpus", "v2", "v2_mock")
 ENVIRONMENTS = ("roborefer", "vlm", "sam2", "depth", "bbox", "graspgen")
 
 
-@pytest.mark.parametrize(("word", "wanted"), [("v1", V1), ("v2", V2), ("light", V2)])
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [("v1", V1), ("v1_4gpus", V1), ("v2", V2), ("v2_mock", V2), ("light", V2)],
+)
 def test_functions_parameters_types_and_order_are_the_published_ones(
     word: str, wanted: dict[str, list[str]]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Single files of data sets on the Hugging Face hub, at a commit that is known in full.
+"""Data sets on the Hugging Face hub, at a commit that is known in full.
 
 Files lie in the hub's own cache (``HF_HOME``, ``HF_HUB_CACHE``) and are fetched once; the variable
 ``HF_ENDPOINT`` names another server that speaks the same.
@@ -7,6 +7,8 @@ Files lie in the hub's own cache (``HF_HOME``, ``HF_HUB_CACHE``) and are fetched
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,20 +32,41 @@ class Fetched:
 def fetch(repository: str, revision: str, pattern: str) -> Fetched:
     """The one file that fits ``pattern`` in a data set at ``revision``: a commit, how one begins,
     or a branch. ConfigError where it cannot be had, naming both ways to get it."""
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    try:
+    with _reaching(repository, revision, pattern, "that file into a folder and pass data=FOLDER"):
         commit = commit_of(repository, revision)
         name = _file_at(repository, commit, pattern)
         found = hf_hub_download(repository, name, repo_type="dataset", revision=commit)
+    return Fetched(path=Path(found), commit=commit)
+
+
+def fetch_set(repository: str, revision: str, patterns: Sequence[str]) -> Fetched:
+    """The folder of a data set at ``revision``, with all files that fit one of ``patterns``; where
+    it was fetched whole before, a full commit asks no server. ConfigError as of ``fetch``."""
+    from huggingface_hub import snapshot_download
+
+    with _reaching(repository, revision, " and ".join(patterns), "them and give their folder"):
+        commit = commit_of(repository, revision)
+        found = snapshot_download(
+            repository, repo_type="dataset", revision=commit, allow_patterns=list(patterns)
+        )
+    return Fetched(path=Path(found), commit=commit)
+
+
+@contextmanager
+def _reaching(repository: str, revision: str, what: str, remedy: str) -> Iterator[None]:
+    """ConfigError where the hub or the cache fails, with what to copy instead."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except (errors.HTTPError, OSError, ValueError, KeyError, TypeError) as error:
         why = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"{pattern} of the Hugging Face data set {repository} at {revision} cannot be fetched "
-            f"({why}); run again where the hub can be reached, or copy that file into a folder "
-            "and pass data=FOLDER"
+            f"{what} of the Hugging Face data set {repository} at {revision} cannot be fetched "
+            f"({why}); run again where the hub can be reached, or copy {remedy}"
         ) from error
-    return Fetched(path=Path(found), commit=commit)
 
 
 def commit_of(repository: str, revision: str) -> str:
@@ -85,7 +108,13 @@ def commit_of(repository: str, revision: str) -> str:
 
 def is_fetched(repository: str, revision: str, pattern: str) -> bool:
     """Whether the file lies here already; asks no server."""
-    known = _store(repository).glob(f"snapshots/{revision}*/{pattern}")
+    store = _store(repository)
+    if not _COMMIT.fullmatch(revision) and not _BEGINNING.fullmatch(revision):
+        last = store / "refs" / revision
+        if not last.is_file():
+            return False
+        revision = last.read_text().strip()
+    known = store.glob(f"snapshots/{revision}*/{pattern}")
     return any(path.is_file() for path in known)
 
 

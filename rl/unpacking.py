@@ -17,11 +17,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval.benchmarks.entry import Row
 from sft.run_dir import check_writable, draft_folder
 from toolshed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rl.data import Row
 
 FORMAT = 2
 _ROWS = "rows.jsonl"
@@ -58,7 +60,7 @@ def unpacked(
     Raises PlainPaths where they are not, and ConfigError where a picture is damaged or ``cache``
     cannot be written.
     """
-    folder = cache / "benchmarks" / f"{sha256[:24]}-{_code_hash(rows)[:8]}"
+    folder = cache / "unpacked" / f"{sha256[:24]}-{_code_hash(rows)[:8]}"
     found = _whole(folder)
     if found is None:
         _check_embedded(path, rows)

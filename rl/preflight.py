@@ -1,0 +1,225 @@
+"""``python -m rl.train CONFIG --check``: a run as a table, and what keeps it from running here.
+
+Nothing is loaded, started or fetched: no torch, no Ray, no network is needed. What
+``rl.plan.prepare`` says about data and checkpoint is said here too, where both are on this machine.
+``python -m rl.preflight CONFIG [key=value ...]`` prints what a script divides GPUs by, a line each:
+policy, device, tools and folder of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from rl.config import RLConfig
+from rl.memory import Shape, checkpoint_gb, engine_gb, learner_gb, shape_of
+from rl.plan import asked_with, load_all
+from sft.checkpoint import check_schema, resolve_checkpoint
+from sft.config import check_out, load_config
+from toolshed.command import run_command
+from toolshed.errors import ConfigError
+from toolshed.toolset import ToolSet
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, slots=True)
+class Preflight:
+    """What was found so far."""
+
+    lines: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Sentences about what keeps the run from starting here."""
+
+    def say(self, title: str, text: str) -> None:
+        self.lines.append(f"{title:<12}{text}")
+
+    def attempt(self, check: Callable[[], T]) -> T | None:
+        """What ``check`` returns; where it is a ConfigError, None, and its sentence is kept."""
+        try:
+            return check()
+        except ConfigError as error:
+            self.missing.append(str(error))
+            return None
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, *(f"missing: {words}" for words in self.missing)])
+
+
+def examine(config: RLConfig, *, ranks: int = 1) -> Preflight:
+    """All that can be known of a run whose learner has ``ranks`` processes."""
+    found = Preflight()
+    _run(found, config)
+    tools = found.attempt(lambda: _tools(found, config))
+    shape = _checkpoint(found, config, tools)
+    _data(found, config)
+    _policy(found, config)
+    if shape is not None:
+        _memory(found, config, shape, ranks)
+    _folder(found, config, shape)
+    if tools is not None and shape is not None and config.data and _is_here(config):
+        found.attempt(lambda: asked_with(config, tools, resolve_checkpoint(config.model)))
+    return found
+
+
+def fetch(config: RLConfig) -> None:
+    """Bring the questions here that are not, so that no GPU waits for them."""
+    load_all(config)
+
+
+def _run(found: Preflight, config: RLConfig) -> None:
+    algorithm = config.chosen_algorithm
+    found.say(
+        "steps",
+        f"{config.steps} of {config.num_prompts} questions x {config.group_size} rollouts, "
+        f"{config.width} at a time, max_staleness {config.max_staleness}, {config.selection}",
+    )
+    found.say(
+        "algorithm",
+        f"{config.algorithm}, lr {config.optim.lr:g}, KL {algorithm.kl:g}, clip "
+        f"{algorithm.clip_low:g} and {algorithm.clip_high:g}, {algorithm.aggregation}",
+    )
+    found.say(
+        "limits",
+        f"{config.max_turns} turns of {config.max_calls} calls, {config.max_tokens} tokens, "
+        f"{config.max_length} places with the prompt, pictures of "
+        f"{f'{config.max_pixels} pixels' if config.max_pixels else 'the size of the checkpoint'}",
+    )
+
+
+def _tools(found: Preflight, config: RLConfig) -> ToolSet:
+    from toolshed.config import load_tools
+    from toolshed.resources import missing_resources
+    from toolshed.serving.room import gpu_needs
+
+    name = config.tools.config
+    tools = ToolSet.named(name, config.tools.show or None)
+    found.say("tools", f"{name}: {', '.join(spec.name for spec in tools.specs) or 'none'}")
+    if name != "none":
+        loaded = load_tools(name)
+        gpus = sum(need.gpus for need in gpu_needs(loaded, tools))
+        processes = {family.process or each for each, family in loaded.families.items()}
+        found.say("", f"{len(processes)} kinds of replicas ({loaded.host}), {gpus:g} GPUs")
+        lacking = missing_resources(loaded, tools)
+        if lacking:
+            found.missing.append(f"tools.config={name} cannot run here: {'; '.join(lacking)}")
+    return tools
+
+
+def _checkpoint(found: Preflight, config: RLConfig, tools: ToolSet | None) -> Shape | None:
+    folder = found.attempt(lambda: resolve_checkpoint(config.model))
+    if folder is None:
+        return None
+    warning = None
+    if tools is not None:
+        warning = found.attempt(lambda: check_schema(folder, tools.schema_hash, config.schema))
+    shape = found.attempt(lambda: shape_of(folder))
+    num = f", {shape.num_parameters / 1e9:.3g} billion parameters" if shape else ""
+    found.say("checkpoint", f"{folder}{num}")
+    if warning:
+        found.say("", f"note: {warning}")
+    return shape
+
+
+def _data(found: Preflight, config: RLConfig) -> None:
+    from rl.sources import origin_of
+
+    if not config.data:
+        found.missing.append("no questions: give data, for example data=[{path: train.parquet}]")
+    words = [(item.path, item.rows, item.limit) for item in config.data]
+    for title, (word, rows, limit) in zip(["data"] + [""] * len(words), words, strict=False):
+        origin = found.attempt(lambda word=word: origin_of(word))  # type: ignore[misc]
+        part = f", the first {limit}" if limit else f", {rows} rows" if rows else ""
+        found.say(title, f"{origin or word}{part}")
+    if config.val_data:
+        every = f"every {config.val_every} steps" if config.val_every else "never"
+        val_origin = found.attempt(lambda: origin_of(config.val_data))
+        found.say("validation", f"{val_origin or config.val_data}, {every}")
+
+
+def _policy(found: Preflight, config: RLConfig) -> None:
+    from toolshed.resources import visible_gpus
+
+    if config.device.startswith("cuda") and not visible_gpus():
+        found.missing.append(f"device={config.device}, but no GPU is seen here; give device=cpu")
+    if config.policy != "sglang":
+        found.say("policy", f"{config.policy}, in the process of the learner")
+        return
+    from rl.policy.sglang.server import interpreter
+
+    engine = config.engine
+    python = found.attempt(lambda: interpreter(engine))
+    gpus = f" on GPUs {', '.join(map(str, engine.gpus))}" if engine.gpus else ""
+    found.say("policy", f"{engine.servers} sglang servers, {engine.device}{gpus}")
+    found.say("", f"environment {python[0] if python else engine.environment}")
+
+
+def _memory(found: Preflight, config: RLConfig, shape: Shape, ranks: int) -> None:
+    def told(parts: dict[str, float]) -> str:
+        return ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
+
+    learner = learner_gb(shape, config, ranks)
+    found.say(
+        "learner",
+        f"{ranks} process(es), ZeRO {config.shard.zero}; about {sum(learner.values()):.3g} GB "
+        f"each: {told(learner)}",
+    )
+    if config.policy == "sglang":
+        found.say("engine", f"in GB of a GPU: {told(engine_gb(shape, config))}")
+
+
+def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
+    out = found.attempt(lambda: check_out(config.out))
+    if out is None:
+        return
+    there = next(each for each in (out.absolute(), *out.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free / 1e9
+    need = checkpoint_gb(shape, config) if shape else 0.0
+    found.say(
+        "folder",
+        f"{out}: a checkpoint every {config.save_every} steps, about {need:.3g} GB in all, "
+        f"{free:.3g} GB free; {_way_on(out)}",
+    )
+    if need > free:
+        found.missing.append(f"{out} needs about {need:.3g} GB, and {free:.3g} are free there")
+
+
+def _way_on(out: Path) -> str:
+    metrics = out / "metrics.jsonl"
+    done = metrics.read_text().count("\n") if metrics.is_file() else 0
+    return f"{done} steps there, goes on from the last checkpoint" if done else "a new run"
+
+
+def _is_here(config: RLConfig) -> bool:
+    """Whether all questions can be read without a server."""
+    from rl.sources import is_here
+
+    words = [item.path for item in config.data] + [config.val_data] * bool(config.val_data)
+    try:
+        return all(is_here(word) for word in words)
+    except ConfigError:
+        # It was said of that part already.
+        return False
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rl.preflight", description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("words", nargs="*", default=[], metavar="key=value")
+    args = parser.parse_args(words)
+
+    def run() -> int:
+        config = load_config(RLConfig, "rl", args.config, args.words)
+        print(config.policy, config.device, config.tools.config, config.out, sep="\n")
+        return 0
+
+    return run_command(run, "rl")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
