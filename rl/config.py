@@ -141,6 +141,11 @@ class RLConfig:
                 f"shard.zero={self.shard.zero} is for sft.train: rl.train has one process, which "
                 "also plays the rollouts; set shard.zero=0"
             )
+        if self.engine.colocated and self.max_staleness:
+            raise ConfigError(
+                f"engine.colocated=true lets engine and learner work in turns, and max_staleness="
+                f"{self.max_staleness} at once; give max_staleness=0, or leave engine.colocated out"
+            )
         algorithm = self.chosen_algorithm
         if self.shuffle_rewards and algorithm.query_credit:
             raise ConfigError(
