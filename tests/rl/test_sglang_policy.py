@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rl.policy.base import PolicyFailure
-from rl.policy.sglang.broadcast import in_buckets
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.fleet import Checkpoint, Fleet
 from rl.policy.sglang.names import (
@@ -31,6 +30,7 @@ from rl.policy.sglang.pictures import PictureStore, resized
 from rl.policy.sglang.replies import read_piece
 from rl.policy.sglang.requests import EngineSampling, Generate, ReceiveBucket
 from rl.policy.sglang.server import arguments, interpreter, known_version
+from rl.policy.sglang.tensor_sync import in_buckets
 from sft.render import Renderer
 from tests.rl.engines import Held
 from toolshed.errors import ConfigError

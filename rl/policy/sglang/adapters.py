@@ -83,10 +83,7 @@ class AdapterSync:
             self.policy.adapter, self.policy.version = new, version
             await ask_each(fleet, lambda each: each.post(Abort(abort_all=True)), fleet.usable)
             while len(self._kept) > _KEPT:
-                old = self._kept.pop(0)
-                request = UnloadAdapter(lora_name=old.name)
-                await ask_each(fleet, lambda each: each.post(request), fleet.usable)
-                shutil.rmtree(old.folder, ignore_errors=True)
+                await self._drop(self._kept.pop(0))
 
     async def catch_up(self, server: Server) -> None:
         """Load what the other engines have; the base is what it began with."""
@@ -96,6 +93,11 @@ class AdapterSync:
     async def aclose(self) -> None:
         """Forget the folders."""
         await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    async def _drop(self, old: Adapter) -> None:
+        request = UnloadAdapter(lora_name=old.name)
+        await ask_each(self.policy.fleet, lambda each: each.post(request), self.policy.fleet.usable)
+        shutil.rmtree(old.folder, ignore_errors=True)
 
     async def _check(self, tensors: Mapping[str, Tensor], server: Server) -> None:
         """ConfigError where the engine has no matrix that an adapter would change."""
