@@ -42,7 +42,7 @@ from toolshed.environments.environment import find
 from toolshed.shed import Toolshed
 from toolshed.types import Json
 
-NUM_QUESTIONS, NUM_STEPS = 6, 24
+NUM_QUESTIONS, NUM_STEPS = 4, 20
 MAX_LENGTH = 2048
 TOOLS: dict[str, Json] = {
     "replies": "compact",
@@ -164,8 +164,8 @@ async def _taught(source: Path, questions: Sequence[Question], shed: Toolshed) -
     await puppet.aclose()
     optim = OptimConfig(lr=3e-3, warmup_steps=3, schedule="linear")
     learner = Learner(model, renderer, optim, frozen="vision", total_steps=NUM_STEPS)
-    for _ in range(NUM_STEPS):
-        learner.forward_backward(samples)
+    for step in range(NUM_STEPS):
+        learner.forward_backward([samples[step % len(samples)]])
         learner.optim_step()
     return _Held(learner=learner, source=source)
 
