@@ -98,7 +98,7 @@ class _Counting(SglangPolicy):
         self.num_computed += piece.prompt_tokens - found + len(piece.token_ids)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class _Held:
     """The learner's weights, of which the tower is frozen."""
 

@@ -102,12 +102,13 @@ class AdapterSync:
     async def _check(self, tensors: Mapping[str, Tensor], server: Server) -> None:
         """ConfigError where the engine has no matrix that an adapter would change."""
         held = {name.replace(".base_layer.", ".") for name in await held_tensors(server)}
-        check_complete(map(_changed, tensors), held)
+        check_complete([loader_name(f"{_place(name)}.weight") for name in tensors], held)
 
 
 def write_adapters(tensors: Mapping[str, Tensor], lora: LoraConfig, folder: Path) -> None:
     """Write trained tensors of a live model, all of them adapters, as PEFT reads them."""
-    places = sorted({_changed(name).split(".")[-2] for name in tensors})
+    # Whole names: the tower has matrices whose last names are the same.
+    places = sorted({_place(name) for name in tensors})
     settings = {
         "peft_type": "LORA",
         "r": lora.rank,
@@ -125,11 +126,11 @@ def write_adapters(tensors: Mapping[str, Tensor], lora: LoraConfig, folder: Path
     save_file(named, folder / "adapter_model.safetensors")
 
 
-def _changed(name: str) -> str:
-    """The loader's name of the matrix that an adapter changes; ConfigError where it is none."""
+def _place(name: str) -> str:
+    """The module that an adapter is on, by its name in the live model; ConfigError for others."""
     for side in _SIDES:
         if name.endswith(side):
-            return loader_name(name.removesuffix(side) + ".weight")
+            return name.removesuffix(side)
     raise ConfigError(
         f"{name} is trained and no adapter, and engine.sync=adapters sends adapters alone; give "
         "another engine.sync"
