@@ -309,7 +309,9 @@ def test_trajectories_keep_their_engine_and_the_least_loaded_is_next(tmp_path: P
         ({"device": "cuda"}, "cpu", "vision", "device=cpu; give engine.sync=folder"),
         ({"device": "cuda"}, "cuda", "vision", "gives engines the same GPU"),
         ({"device": "cuda", "gpus": [1]}, "cuda:1", "vision", "name others in engine.gpus"),
-        ({"sync": "ipc"}, "cpu", "vision", "engine.sync=ipc hands over memory of a GPU"),
+        ({"sync": "ipc"}, "cpu", "vision", "give engine.colocated=true"),
+        ({"device": "cuda", "colocated": True}, "cpu", "vision", "device=cuda:0 for example"),
+        ({"device": "cuda", "colocated": True}, "cuda:1", "vision", "device=cuda:0 for example"),
         ({"sync": "post"}, "cpu", "vision", "sync='post' is none of"),
     ],
 )
