@@ -160,6 +160,11 @@ class RLConfig:
                 "policy=transformers samples with the learner's own weights, which shard.zero=3 "
                 "cuts over ranks; set policy=sglang, or shard.zero=2"
             )
+        if self.engine.colocated and self.max_staleness:
+            raise ConfigError(
+                f"engine.colocated=true lets engine and learner work in turns, and max_staleness="
+                f"{self.max_staleness} at once; give max_staleness=0, or leave engine.colocated out"
+            )
         algorithm = self.chosen_algorithm
         if self.shuffle_rewards and algorithm.query_credit:
             raise ConfigError(

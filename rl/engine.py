@@ -40,7 +40,9 @@ def engine_of(config: RLConfig, weights: Weights, renderer: Renderer) -> Learnin
     if config.policy == "sglang":
         from rl.policy.sglang.policy import SglangPolicy
 
-        engine = with_limits(config.engine, width=config.width, max_length=config.max_length)
+        engine = with_limits(
+            config.engine, width=config.width, max_length=config.max_length, lora=config.lora
+        )
         logs = engine.logs or str(Path(config.out) / "engine")
         return SglangPolicy(replace(engine, logs=logs), renderer, weights.source)
     from rl.policy.transformers import TransformersPolicy
@@ -57,6 +59,14 @@ def kv_tokens_of(config: RLConfig, policy: LearningPolicy) -> int:
     from rl.policy.sglang.policy import SglangPolicy
 
     return policy.fleet.kv_tokens if isinstance(policy, SglangPolicy) else 0
+
+
+async def lend_memory(policy: LearningPolicy) -> None:
+    """Before an update of the learner: an engine on its device sleeps until it gets new weights."""
+    from rl.policy.sglang.policy import SglangPolicy
+
+    if isinstance(policy, SglangPolicy) and policy.config.colocated:
+        await policy.sleep()
 
 
 async def check_first_sync(policy: LearningPolicy, update: PolicyUpdate) -> float:
@@ -94,7 +104,8 @@ def _difference(said: Trajectory, update: PolicyUpdate) -> float:
     from rl.algorithms.samples import to_sample
 
     sample = to_sample(said, 1.0)
-    return float((update.logprobs(sample) - np.asarray(sample.logprobs)).abs().mean())
+    ours = update.logprobs(sample).numpy()
+    return float(np.abs(ours - np.asarray(sample.logprobs)).mean())
 
 
 def _question() -> Question:

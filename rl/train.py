@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
-from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of
+from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of, lend_memory
 from rl.plan import Plan, prepare
 from rl.policy.base import LearningPolicy
 from rl.ranks import Leader, follow, is_follower
@@ -171,6 +171,7 @@ class _Training:
             # In a thread, so that rollouts go on meanwhile.
             figures |= await asyncio.to_thread(self.update.learn, made)
         else:
+            await lend_memory(policy)
             figures |= {"retried": scheduled["retried"], **self.update.learn(made)}
         await policy.update_weights(self.update, self.learner.step)
         schedule.trained()

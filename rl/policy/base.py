@@ -69,10 +69,6 @@ class Weights(Protocol):
         """Write all weights, adapters merged, as a Hugging Face folder."""
         ...
 
-    def export_adapters(self, folder: Path) -> None:
-        """Write the adapters alone, as PEFT loads them; only where adapters are trained."""
-        ...
-
 
 class LearningPolicy(Policy, Protocol):
     """A policy whose weights come from a learner of this run."""

@@ -8,9 +8,12 @@ update of 363 s each, rollout and update in turns, over the same with ``max_stal
 
 Not simulated (``rollout_tokens.py``): image-processor calls over distinct pictures, the share of
 places that are padding, loss tokens that were not sampled over all, trajectories whose trained ids
-are not the sampled ones. ``--selftest`` handicaps our side (24 trajectories in flight, one replica
-less of each family, caches off, the barrier on our side too, no staleness, tokens handled
-carelessly) and exits with 1 unless each figure moves.
+are not the sampled ones. With a real engine (``rollout_engine.py``; left out, and said so, where
+its environment is missing): tokens computed, picture bytes sent, bytes of a weight update.
+
+``--selftest`` handicaps our side (24 trajectories in flight, one replica less of each family,
+caches off, the barrier on our side too, no staleness, tokens and pictures handled carelessly) and
+exits with 1 unless each figure moves.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 # Before torch is imported: on small models a second thread costs 20 times what it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from scripts.bench.rollout_engine import measure_engine, why_not
 from scripts.bench.rollout_simulation import Setting, play
 from scripts.bench.rollout_tokens import measure_tokens
 from scripts.bench.rollout_trace import Trace, calibrated, many_turns
@@ -45,7 +49,11 @@ BARS: dict[str, tuple[str, float]] = {
     "padding_waste": ("<=", 0.05),
     "loss_token_share_error": ("<=", 0.0),
     "retokenisation_drift": ("<=", 0.0),
+    "token_overhead": ("<=", 1.05),
+    "image_resend": ("<=", 1.1),
+    "sync_bytes_ratio": ("<=", 1.0),
 }
+ENGINE_FIGURES = ("token_overhead", "image_resend", "sync_bytes_ratio")
 UPDATE_S = 363.0
 """Of a measured step: the update and the way of its weights to the engine."""
 OVERLAPPED_STEPS = 6
@@ -60,9 +68,15 @@ def main() -> int:
     parser.add_argument("--selftest", action="store_true", help="see whether handicaps show")
     options = parser.parse_args()
     figures = measure(options.seeds)
+    worse: Figures = {}
+    if reason := why_not():
+        print(f"without {', '.join(ENGINE_FIGURES)}: {reason}", file=sys.stderr)
+    else:
+        with_engine, worse = measure_engine(careless=options.selftest)
+        figures |= with_engine
     moved: dict[str, bool] = {}
     if options.selftest:
-        worse = handicapped(options.seeds)
+        worse |= handicapped(options.seeds)
         moved = {name: _has_moved(name, figures, value) for name, value in worse.items()}
         figures |= {f"handicapped_{name}": value for name, value in worse.items()}
     if options.json:

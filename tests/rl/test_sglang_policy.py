@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rl.policy.base import PolicyFailure
-from rl.policy.sglang.broadcast import in_buckets
 from rl.policy.sglang.config import MARGIN, EngineConfig, with_limits
 from rl.policy.sglang.fleet import Checkpoint, Fleet
 from rl.policy.sglang.names import (
@@ -38,6 +37,7 @@ from rl.policy.sglang.server import (
     interpreter,
     known_version,
 )
+from rl.policy.sglang.tensor_sync import in_buckets
 from sft.render import Renderer
 from tests.rl.engines import Held
 from toolshed.errors import ConfigError
@@ -309,7 +309,9 @@ def test_trajectories_keep_their_engine_and_the_least_loaded_is_next(tmp_path: P
         ({"device": "cuda"}, "cpu", "vision", "device=cpu; give engine.sync=folder"),
         ({"device": "cuda"}, "cuda", "vision", "gives engines the same GPU"),
         ({"device": "cuda", "gpus": [1]}, "cuda:1", "vision", "name others in engine.gpus"),
-        ({"sync": "ipc"}, "cpu", "vision", "engine.sync=ipc hands over memory of a GPU"),
+        ({"sync": "ipc"}, "cpu", "vision", "give engine.colocated=true"),
+        ({"device": "cuda", "colocated": True}, "cpu", "vision", "device=cuda:0 for example"),
+        ({"device": "cuda", "colocated": True}, "cuda:1", "vision", "device=cuda:0 for example"),
         ({"sync": "post"}, "cpu", "vision", "sync='post' is none of"),
     ],
 )

@@ -12,27 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from rl.policy.base import PolicyFailure, Weights
+from rl.policy.base import PolicyFailure
 from rl.policy.sglang.fleet import Fleet
-from rl.policy.sglang.names import for_loader
-from rl.policy.sglang.requests import BeginUpdate, EndUpdate, JoinGroup, LeaveGroup, ReceiveBucket
-from rl.policy.sglang.server import SESSIONS_SINCE, EngineLost, Server, free_port
-from rl.policy.sglang.weights import Completeness, ask_each, paused
+from rl.policy.sglang.requests import JoinGroup, LeaveGroup, ReceiveBucket
+from rl.policy.sglang.server import EngineLost, Server, free_port
+from rl.policy.sglang.tensor_sync import BUCKET_BYTES, TensorSync
+from rl.policy.sglang.weights import ask_each
 
 if TYPE_CHECKING:
     from rl.policy.sglang.policy import SglangPolicy
 
-_BUCKET_BYTES = 512 << 20
 _JOIN_S = 60.0
 """For all engines to join, and for one bucket; they are alive and near."""
 
 
-class Broadcast:
-    """A ``Sync`` that sends each trainable tensor once, in flat buckets.
-
-    A copy of what was sent last stays in this machine's memory: the learner moves on in place, and
-    an engine that was started again begins with older weights.
-    """
+class Broadcast(TensorSync):
+    """A ``Sync`` by broadcast; the group of all engines lasts until one was started again."""
 
     def __init__(
         self,
@@ -40,45 +35,11 @@ class Broadcast:
         backend: Literal["gloo", "nccl"],
         *,
         host: str = "127.0.0.1",
-        bucket_bytes: int = _BUCKET_BYTES,
+        bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        self.policy, self.backend, self.host = policy, backend, host
-        self.bucket_bytes = bucket_bytes
-        self.num_bytes = 0
-        """Sent in the last update, once for all engines."""
-        self._completeness = Completeness(policy)
+        super().__init__(policy, bucket_bytes)
+        self.backend, self.host = backend, host
         self._group: _Group | None = None
-        self._kept: dict[str, Tensor] = {}
-        self._version = 0
-        """Of what is kept."""
-
-    async def update(self, weights: Weights, version: int) -> None:
-        """Send the trainable tensors.
-
-        ConfigError where an engine would skip one of them, or keeps picture features that a
-        trained tower makes stale; PolicyFailure where no engine took them.
-        """
-        tensors = for_loader(weights.trained())
-        fleet = self.policy.fleet
-        await self._completeness.check(tensors, fleet.usable)
-        async with paused(fleet):
-            # First, so that an engine that starts meanwhile gets these.
-            self._kept = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-            self._version = version
-            with contextlib.ExitStack() as undo:
-                undo.callback(self._give_up)
-                await self._send(await self._joined(fleet.usable), tensors)
-                undo.pop_all()
-        self.policy.version = version
-
-    async def catch_up(self, server: Server) -> None:
-        """Send one engine what the others hold; they go on meanwhile."""
-        await self.policy.fleet.load_newest(server)
-        if not self._kept or server.version >= self._version:
-            return
-        await self._completeness.check(self._kept, [server])
-        async with self._group_of([server]) as group:
-            await self._send(group, self._kept)
 
     async def aclose(self) -> None:
         """Leave the group, engines first."""
@@ -86,51 +47,39 @@ class Broadcast:
         if group is not None:
             await group.leave(self.policy.fleet.usable)
 
-    def _give_up(self) -> None:
-        """Engines may wait for the rest of an update that never comes, or hold half of it."""
-        for server in self.policy.fleet.usable:
-            self.policy.fleet.quarantine(server, "an update of its weights broke off")
-
-    async def _joined(self, servers: Sequence[Server]) -> _Group:
-        """The group of all engines; anew when one was started again."""
-        if self._group is None or self._group.members != _members(servers):
-            await self.aclose()
-            self._group = await self._join(servers)
-        return self._group
-
-    async def _join(self, servers: Sequence[Server]) -> _Group:
-        config = self.policy.config
-        group = _Group(servers, self.backend, self.host, config.tensor_parallel)
-        await group.join(self.policy.fleet)
-        return group
-
     @contextlib.asynccontextmanager
-    async def _group_of(self, servers: Sequence[Server]) -> AsyncIterator[_Group]:
+    async def _link(self, servers: Sequence[Server], *, lasting: bool) -> AsyncIterator[_Group]:
+        if lasting:
+            if self._group is None or self._group.members != _members(servers):
+                await self.aclose()
+                self._group = await self._join(servers)
+            yield self._group
+            return
         group = await self._join(servers)
         try:
             yield group
         finally:
             await group.leave(servers)
 
-    async def _send(self, group: _Group, tensors: dict[str, Tensor]) -> None:
-        fleet, servers = self.policy.fleet, group.servers
-        await ask_each(fleet, _begin, servers)
-        buckets = list(in_buckets(tensors, self.bucket_bytes))
-        self.num_bytes = 0
-        for number, bucket in enumerate(buckets):
-            version = self._version if number == len(buckets) - 1 else None
-            self.num_bytes += await group.send(fleet, bucket, version)
-        await ask_each(fleet, _end, servers)
-        for server in servers:
-            server.version = self._version
+    async def _join(self, servers: Sequence[Server]) -> _Group:
+        config = self.policy.config
+        group = _Group(self.policy.fleet, servers, self.backend, self.host, config.tensor_parallel)
+        await group.join()
+        return group
 
 
 class _Group:
     """A process group of this process, which is rank 0, and some engines."""
 
     def __init__(
-        self, servers: Sequence[Server], backend: Literal["gloo", "nccl"], host: str, tp: int
+        self,
+        fleet: Fleet,
+        servers: Sequence[Server],
+        backend: Literal["gloo", "nccl"],
+        host: str,
+        tp: int,
     ) -> None:
+        self.fleet = fleet
         self.servers = tuple(servers)
         self.members = _members(servers)
         self._backend, self._host, self._tp = backend, host, tp
@@ -138,7 +87,7 @@ class _Group:
         self._name = f"weights-{uuid.uuid4().hex[:12]}"
         self._handle: Any = None
 
-    async def join(self, fleet: Fleet) -> None:
+    async def join(self) -> None:
         """PolicyFailure where not all are there in time."""
         size = 1 + self._tp * len(self.servers)
         port = free_port()
@@ -160,10 +109,9 @@ class _Group:
         # engine refuses, it ends by its limit.
         ours = asyncio.to_thread(_rank_0, self._backend, self._host, port, size, self._name)
         with _naming():
-            self._handle, _ = await asyncio.gather(ours, ask_each(fleet, join, self.servers))
+            self._handle, _ = await asyncio.gather(ours, ask_each(self.fleet, join, self.servers))
 
-    async def send(self, fleet: Fleet, bucket: dict[str, Tensor], version: int | None) -> int:
-        """Bytes that were sent; ``version`` ends the update. PolicyFailure where it breaks off."""
+    async def send(self, bucket: dict[str, Tensor], version: int | None) -> int:
         request = ReceiveBucket(
             names=tuple(bucket),
             dtypes=tuple(str(each.dtype).removeprefix("torch.") for each in bucket.values()),
@@ -181,7 +129,7 @@ class _Group:
 
         ours = asyncio.to_thread(torch.distributed.broadcast, flat, src=0, group=self._handle)
         with _naming():
-            await asyncio.gather(ours, ask_each(fleet, receive, self.servers))
+            await asyncio.gather(ours, ask_each(self.fleet, receive, self.servers))
         return flat.numel()
 
     async def leave(self, servers: Sequence[Server]) -> None:
@@ -205,29 +153,6 @@ def _naming() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise PolicyFailure("engine_weights", f"the broadcast broke off: {error}") from error
-
-
-def in_buckets(tensors: dict[str, Tensor], most_bytes: int) -> list[dict[str, Tensor]]:
-    """Tensors in order, in buckets of one dtype and of at most so many bytes or one tensor."""
-    buckets: list[dict[str, Tensor]] = []
-    room, dtype = 0, None
-    for name, tensor in tensors.items():
-        if tensor.nbytes > room or tensor.dtype != dtype:
-            buckets.append({})
-            room, dtype = most_bytes, tensor.dtype
-        buckets[-1][name] = tensor
-        room -= tensor.nbytes
-    return buckets
-
-
-async def _begin(server: Server) -> None:
-    if server.sglang >= SESSIONS_SINCE:
-        await server.post(BeginUpdate())
-
-
-async def _end(server: Server) -> None:
-    if server.sglang >= SESSIONS_SINCE:
-        await server.post(EndUpdate())
 
 
 async def _leave(server: Server, name: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sft.config import check_choice, check_not_negative, check_positive
+from sft.config import LoraConfig, check_choice, check_not_negative, check_positive
 from toolshed.errors import ConfigError
 
-SYNCS = ("folder", "broadcast", "ipc")
+SYNCS = ("folder", "broadcast", "ipc", "adapters")
 MARGIN = 8
 """Places of a sequence that an engine keeps for itself: 5 to 7 in the known versions."""
 
@@ -36,8 +36,13 @@ class EngineConfig:
     """Completions that one server decodes at a time; 0 leaves it to the engine. ``rl.train`` and
     ``eval.run`` set it to ``width``."""
     sync: str = ""
-    """How weights get there: ``folder``, ``broadcast`` or ``ipc``; empty for ``folder`` on a CPU
-    and ``broadcast`` on GPUs."""
+    """How weights get there: ``folder``, ``broadcast``, ``ipc`` or ``adapters``; empty for
+    ``folder`` on a CPU, and on GPUs for ``adapters`` where they are trained, ``ipc`` with
+    ``colocated``, else ``broadcast``."""
+    colocated: bool = False
+    """The one engine is on the learner's own GPU, and gives its memory away while that trains."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters that engines make room for; ``rl.train`` sets it to its own ``lora``."""
     trains_vision: bool = False
     """Whether updates hold the tower: picture features are then not kept between requests."""
     deterministic: bool = False
@@ -82,20 +87,37 @@ class EngineConfig:
             raise ConfigError(
                 "engine.deterministic and engine.tensor_parallel are for device=cuda alone"
             )
-        if self.device == "cpu" and self.sync == "ipc":
+        if self.colocated and (self.device == "cpu" or wanted > 1):
             raise ConfigError(
-                "engine.sync=ipc hands over memory of a GPU, and engine.device=cpu; leave "
-                "engine.sync out"
+                f"engine.colocated=true is for one engine on one GPU, and engine.device="
+                f"{self.device} with {wanted} devices; give engine.device=cuda engine.servers=1 "
+                "engine.tensor_parallel=1, or leave engine.colocated out"
+            )
+        if self.sync == "adapters" and self.device == "cpu":
+            raise ConfigError(
+                "engine.sync=adapters needs memory that is pinned for a GPU, and "
+                "engine.device=cpu; give engine.sync=folder, which sends them merged"
+            )
+        if self.sync == "ipc" and not self.colocated:
+            raise ConfigError(
+                "engine.sync=ipc hands over memory of the learner's own GPU; give "
+                "engine.colocated=true, or leave engine.sync out"
             )
 
     @property
     def way(self) -> str:
         """How weights get to the engines: one of ``SYNCS``."""
-        return self.sync or ("folder" if self.device == "cpu" else "broadcast")
+        if self.sync or self.device == "cpu":
+            return self.sync or "folder"
+        if self.lora.rank:
+            return "adapters"
+        return "ipc" if self.colocated else "broadcast"
 
 
-def with_limits(engine: EngineConfig, *, width: int, max_length: int) -> EngineConfig:
-    """The limits of a run, where the engine has none of its own.
+def with_limits(
+    engine: EngineConfig, *, width: int, max_length: int, lora: LoraConfig | None = None
+) -> EngineConfig:
+    """The limits of a run, where the engine has none of its own, and its adapters.
 
     All that is in flight fits into each server, as others may be lost.
     """
@@ -103,4 +125,5 @@ def with_limits(engine: EngineConfig, *, width: int, max_length: int) -> EngineC
         engine,
         max_running=engine.max_running or width,
         context_length=engine.context_length or max_length + MARGIN,
+        lora=lora or engine.lora,
     )

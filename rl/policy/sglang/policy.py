@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from rl.policy.base import PolicyFailure, Prompt, Weights
+from rl.policy.sglang.adapters import Adapter
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.fleet import Checkpoint, Fleet
+from rl.policy.sglang.memory import Memory
 from rl.policy.sglang.pictures import PictureStore
 from rl.policy.sglang.replies import Piece, read_piece
 from rl.policy.sglang.requests import Abort, EngineRequest, EngineSampling, Generate
@@ -73,6 +75,8 @@ class SglangPolicy:
         self.pictures = PictureStore(renderer, folder)
         self.version = version
         """Of the newest weights; each token keeps the version that sampled it."""
+        self.adapter: Adapter | None = None
+        """That samples, where adapters are synced alone."""
         self.counts: Counter[str] = Counter()
         self._bias = {str(token): BANNED_BIAS for token in renderer.banned_tokens}
         self._aborts: set[asyncio.Task[None]] = set()
@@ -82,6 +86,7 @@ class SglangPolicy:
         self.fleet = Fleet(config, newest, self.folder, self._first())
         self.sync = sync_of(self)
         self.fleet.catch_up = self.sync.catch_up
+        self._memory = Memory(self.fleet)
         self._told: Counter[str] = Counter()
         """Counters as they were when figures were last read."""
         self._sync_s = 0.0
@@ -130,6 +135,7 @@ class SglangPolicy:
         PolicyFailure after ``retries`` repetitions, or where all engines were given up.
         """
         begun = time.monotonic()
+        await self.wake()
         for left in reversed(range(self.config.retries + 1)):
             await self.fleet.any_usable()
             try:
@@ -140,6 +146,14 @@ class SglangPolicy:
                     raise
                 log.warning("weights of version %d are sent again: %s", version, failure)
         self._sync_s = time.monotonic() - begun
+
+    async def sleep(self) -> None:
+        """Give the engine's memory to the learner, where both are on one GPU."""
+        await self._memory.lend()
+
+    async def wake(self) -> None:
+        """Take it back, as ``update_weights`` does by itself."""
+        await self._memory.take_back()
 
     def figures(self) -> dict[str, float]:
         """Of the work since they were last read; restarts and pictures are those of the run.
@@ -165,9 +179,11 @@ class SglangPolicy:
         lost = idle = 0
         while True:
             server = await self.fleet.server_for(turn.prompt.trajectory)
-            request = self._request(turn)
+            adapter = self.adapter
+            request = self._request(turn, adapter)
             try:
-                piece = read_piece(await self._ask(server, request))
+                reply = await self._ask(server, request)
+                piece = read_piece(reply, adapter.version if adapter else None)
             except EngineLost as error:
                 self.fleet.quarantine(server, str(error))
                 lost += 1
@@ -209,7 +225,7 @@ class SglangPolicy:
             ),
         )
 
-    def _request(self, turn: _Turn) -> Generate:
+    def _request(self, turn: _Turn, adapter: Adapter | None) -> Generate:
         prompt, sampling = turn.prompt, turn.sampling
         turn.num_asked += 1
         name = f"{prompt.trajectory}/{prompt.turn}/{turn.num_asked}"
@@ -230,6 +246,7 @@ class SglangPolicy:
                 else None,
             ),
             return_prompt_token_ids=is_checked or None,
+            lora_path=adapter.name if adapter else None,
         )
 
     def _check(self, turn: _Turn, request: Generate, piece: Piece) -> None:

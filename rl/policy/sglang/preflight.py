@@ -56,9 +56,15 @@ def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:
             "requests; give engine.trains_vision=true"
         )
     check_device(device)
+    kind, _, number = device.partition(":")
+    engine_gpus = engine.gpus or [0]
+    if engine.colocated and (kind == "cpu" or int(number or 0) not in engine_gpus):
+        raise ConfigError(
+            f"engine.colocated=true shares the learner's GPU, and device={device} with engines on "
+            f"GPU {engine_gpus[0]}; give both the same, device=cuda:{engine_gpus[0]} for example"
+        )
     if engine.way != "broadcast" or engine.device == "cpu":
         return
-    kind, _, number = device.partition(":")
     if kind == "cpu":
         raise ConfigError(
             "engine.sync=broadcast goes from GPU to GPU, and device=cpu; give engine.sync=folder"
@@ -66,5 +72,5 @@ def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:
     if int(number or 0) in (engine.gpus or [int(number or 0)]):
         raise ConfigError(
             f"the learner is on {device}, and engine.gpus={engine.gpus} gives engines the same "
-            "GPU, where NCCL cannot send; name others in engine.gpus, or give engine.sync=ipc"
+            "GPU, where NCCL cannot send; name others in engine.gpus, or give engine.colocated=true"
         )

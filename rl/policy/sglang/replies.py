@@ -28,17 +28,20 @@ class Piece:
     """Expanded, as the engine used them; None where they were not asked for."""
 
 
-def read_piece(reply: Json) -> Piece:
-    """The answer to ``Generate``; PolicyFailure where ids, log-probs and versions disagree."""
+def read_piece(reply: Json, version: int | None = None) -> Piece:
+    """The answer to ``Generate``; PolicyFailure where ids, log-probs and versions disagree.
+
+    version: of the adapter that the request named, as engines tell that of its base alone.
+    """
     try:
-        return _read(reply)
+        return _read(reply, version)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise PolicyFailure(
             "engine_reply", f"the engine's answer cannot be read: {type(error).__name__}: {error}"
         ) from error
 
 
-def _read(reply: Any) -> Piece:
+def _read(reply: Any, version: int | None) -> Piece:
     meta = reply["meta_info"]
     ids = tuple(int(token) for token in reply["output_ids"])
     pairs = meta["output_token_logprobs"] or []
@@ -50,7 +53,7 @@ def _read(reply: Any) -> Piece:
     return Piece(
         token_ids=ids,
         logprobs=tuple(float(pair[0]) for pair in pairs),
-        versions=_versions(meta, len(ids)),
+        versions=_versions(meta, len(ids)) if version is None else (version,) * len(ids),
         end=_end(meta["finish_reason"]),
         prompt_tokens=int(meta["prompt_tokens"]),
         cached_tokens=int(meta["cached_tokens"]),

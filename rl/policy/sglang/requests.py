@@ -52,6 +52,8 @@ class Generate(EngineRequest):
     sampling_params: EngineSampling
     return_logprob: bool = True
     return_prompt_token_ids: bool | None = None
+    lora_path: str | None = None
+    """Name of the adapter to sample with, as it was loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,11 +124,53 @@ class ReceiveBucket(EngineRequest):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReceiveHandles(EngineRequest):
+    """Tensors whose memory this process shares; between BeginUpdate and EndUpdate."""
+
+    path: ClassVar[str] = "/update_weights_from_tensor"
+    serialized_named_tensors: tuple[str, ...]
+    """For each rank of tensor parallelism: pairs of name and handle, pickled, in base 64."""
+    flush_cache: bool
+    weight_version: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LoadFolder(EngineRequest):
     path: ClassVar[str] = "/update_weights_from_disk"
     model_path: str
     weight_version: str
     flush_cache: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadAdapter(EngineRequest):
+    """A folder as PEFT writes it; a name is taken until it is unloaded."""
+
+    path: ClassVar[str] = "/load_lora_adapter"
+    lora_name: str
+    lora_path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnloadAdapter(EngineRequest):
+    """Answers once no request uses it any more."""
+
+    path: ClassVar[str] = "/unload_lora_adapter"
+    lora_name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReleaseMemory(EngineRequest):
+    """Nothing may run; what was decoding has to be retracted before."""
+
+    path: ClassVar[str] = "/release_memory_occupation"
+    tags: tuple[Literal["kv_cache", "weights"], ...] = ("kv_cache", "weights")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeMemory(EngineRequest):
+    path: ClassVar[str] = "/resume_memory_occupation"
+    tags: tuple[Literal["kv_cache", "weights"], ...] = ("kv_cache", "weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

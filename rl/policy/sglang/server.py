@@ -31,6 +31,8 @@ OLDEST, NEWEST = (0, 5, 18), (0, 5, 23)
 """Versions of sglang whose protocol this is; the newest one is tested."""
 SESSIONS_SINCE = (0, 5, 21)
 """From here on a weight update has a beginning and an end."""
+ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Matrices of each language layer that may have adapters."""
 _TAIL_BYTES = 4000
 _GRACE_S = 5.0
 _LAUNCH = """
@@ -117,7 +119,8 @@ class Server:
             raise PolicyFailure("engine_error", f"{request.path}: {status}: {text[:500]}")
         answer = json.loads(text) if text else None
         if isinstance(answer, dict) and answer.get("success") is False:
-            raise PolicyFailure("engine_error", f"{request.path}: {answer.get('message')}")
+            words = answer.get("message") or answer.get("error_message")
+            raise PolicyFailure("engine_error", f"{request.path}: {words}")
         return answer
 
     async def stop(self) -> None:
@@ -255,6 +258,13 @@ def arguments(config: EngineConfig, checkpoint: Path, version: int) -> list[str]
         words["--max-running-requests"] = str(config.max_running)
     if config.deterministic:
         flags += ["--enable-deterministic-inference"]
+    if config.colocated:
+        # Without the copy, weights that are not trained would be gone after the first sleep.
+        flags += ["--enable-memory-saver", "--enable-weights-cpu-backup"]
+    if config.way == "adapters":
+        words |= {"--max-lora-rank": str(config.lora.rank), "--max-loras-per-batch": "4"}
+        words |= {"--lora-backend": "torch_native"} if config.device == "cpu" else {}
+        flags += ["--enable-lora", "--lora-target-modules", *ADAPTED]
     return [*(each for pair in words.items() for each in pair), *flags]
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rl.policy.base import Weights
+from rl.policy.sglang.adapters import AdapterSync
 from rl.policy.sglang.broadcast import Broadcast
+from rl.policy.sglang.ipc import IpcSync
 from rl.policy.sglang.server import Server
 from rl.policy.sglang.weights import update_from_folder
-from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
     from rl.policy.sglang.policy import SglangPolicy
@@ -44,9 +45,11 @@ def sync_of(policy: SglangPolicy) -> Sync:
     """The way that the policy's config names."""
     if policy.config.way == "folder":
         return FolderSync(policy, policy.folder / "weights")
-    if policy.config.way == "broadcast":
-        return Broadcast(policy, "gloo" if policy.config.device == "cpu" else "nccl")
-    raise ConfigError(f"engine.sync={policy.config.way} is not there yet; give engine.sync=folder")
+    if policy.config.way == "adapters":
+        return AdapterSync(policy, policy.config.lora, policy.folder / "adapters")
+    if policy.config.way == "ipc":
+        return IpcSync(policy)
+    return Broadcast(policy, "gloo" if policy.config.device == "cpu" else "nccl")
 
 
 class FolderSync:
