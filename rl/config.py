@@ -73,7 +73,8 @@ class RLConfig:
     turns, 1 rolls out the next step meanwhile, more lets slow questions take longer than a step."""
     kv_tokens: int = 0
     """Places that all trajectories in flight may take in the policy's cache, those that wait for
-    tools included; 0 for no limit besides ``width``."""
+    tools included; 0 for what sglang engines say that they hold, and for no limit besides
+    ``width`` in this process."""
     retries: int = 1
     """How often a trajectory that our machinery broke is played again."""
     temperature: float = 1.0

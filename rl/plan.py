@@ -50,6 +50,8 @@ def prepare(config: RLConfig) -> Plan:
     every = [*chain(*questions), *val_questions]
     check_depth(every, tools, config.tools.config)
     check_answerable([question.source for question in every], tools, config.tools.config)
+    if config.policy == "sglang":
+        _check_engine(config, folder)
     renderer = Renderer.load(folder)
     limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
     check_room(every, tools.specs, renderer, **limits)
@@ -61,3 +63,12 @@ def prepare(config: RLConfig) -> Plan:
         questions=questions,
         val_questions=val_questions,
     )
+
+
+def _check_engine(config: RLConfig, folder: Path) -> None:
+    from rl.policy.sglang.preflight import check_lengths, check_training, missing
+
+    check_training(config.engine, device=config.device, frozen=config.frozen)
+    check_lengths(config.engine, folder, config.max_length)
+    if lacking := missing(config.engine):
+        raise ConfigError("; ".join(lacking))

@@ -12,15 +12,16 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from itertools import chain
 from pathlib import Path
 
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
+from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of
 from rl.plan import Plan, prepare
-from rl.policy.base import LearningPolicy, Weights
+from rl.policy.base import LearningPolicy
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.rollout_figures import mean, rollout_figures
@@ -30,25 +31,12 @@ from rl.selection import PromptSelection
 from rl.types import SamplingParams, Trajectory
 from sft.checkpoint import schema_record
 from sft.config import help_text, load_config, to_yaml
-from sft.render import Renderer
 from sft.run_dir import RunDir
 from toolshed.command import run_command
 from toolshed.config import load_tools
 from toolshed.errors import ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.types import Json
-
-Engine = Callable[[RLConfig, Weights, Renderer], LearningPolicy]
-"""(config, the learner's weights, renderer) -> the policy that plays with them, not started."""
-
-
-def engine_of(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
-    """The engine that the config names: ``transformers`` is in this process, on its device."""
-    from rl.policy.transformers import TransformersPolicy
-
-    return TransformersPolicy(
-        weights.model, renderer, num_slots=config.width, max_length=config.max_length
-    )
 
 
 def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = engine_of) -> Path:
@@ -101,26 +89,29 @@ class _Training:
         self._position: Position | None = None
 
     async def run(self, shed: Toolshed | None, engine: Engine) -> Path:
+        self._resume()
+        async with aclosing(engine(self.config, self.update, self.learner.renderer)) as policy:
+            await policy.start()
+            await policy.update_weights(self.update, self.learner.step)
+            await check_first_sync(policy, self.learner)
+            await self._steps(policy, shed)
+        return self._finish()
+
+    async def _steps(self, policy: LearningPolicy, shed: Toolshed | None) -> None:
         from tqdm import tqdm
 
-        self._resume()
-        policy = engine(self.config, self.update, self.learner.renderer)
-        await policy.start()
-        await policy.update_weights(self.update, self.learner.step)
         limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
         player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
         steps = range(self.learner.step, self.config.steps)
         title = f"rl {self.run_dir.path}"
-        schedule = self._schedule(player)
+        schedule = self._schedule(player, kv_tokens_of(self.config, policy))
         async with aclosing(schedule):
             with tqdm(steps, initial=steps.start, total=self.config.steps, desc=title) as bar:
                 for step in bar:
                     figures = await self._step(step, player, policy, schedule)
                     bar.set_postfix(reward=f"{figures['reward']:.2f}", refresh=False)
-        await policy.aclose()
-        return self._finish()
 
-    def _schedule(self, player: Player) -> Schedule:
+    def _schedule(self, player: Player, kv_tokens: int) -> Schedule:
         from rl.algorithms.samples import is_informative
 
         config, algorithm = self.config, self.update.algorithm
@@ -131,7 +122,7 @@ class _Training:
             sampling=self._sampling(config.temperature),
             seed=config.seed,
             max_staleness=config.max_staleness,
-            kv_tokens=config.kv_tokens,
+            kv_tokens=kv_tokens,
             max_length=config.max_length,
             retries=config.retries,
             steps=config.steps,

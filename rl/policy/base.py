@@ -85,5 +85,5 @@ class LearningPolicy(Policy, Protocol):
         ...
 
     def figures(self) -> dict[str, float]:
-        """Counters since the start, for a step's metrics."""
+        """What it did since they were last read, for a step's metrics."""
         ...

@@ -7,7 +7,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from rl.algorithms.samples import to_sample
 from rl.policy.base import Prompt
@@ -27,7 +28,7 @@ from rl.types import Question, SamplingParams, Trajectory
 from sft.batch import micro_batches
 from sft.config import OptimConfig
 from sft.learner import Learner
-from sft.model import load_model, save_checkpoint
+from sft.model import freeze, load_model, save_checkpoint
 from sft.render import Renderer
 from tests.rl.camera_tools import camera_shed
 from tests.rl.reader import Reader, question, says
@@ -44,6 +45,25 @@ TURNS = (
 )
 OTHER_TURNS = (write_call("camera.top", {"image_index": 0}), "<answer>no</answer>")
 CONFIG = EngineConfig(max_total_tokens=32768, checked_prompts=1.0, patience_s=40.0)
+
+
+@dataclass
+class Held:
+    """Weights of a checkpoint, with the vision tower frozen or not."""
+
+    source: Path
+    frozen: str = "vision"
+
+    def __post_init__(self) -> None:
+        self.model: Any = load_model(self.source)
+        freeze(self.model, self.frozen)
+
+    def trained(self) -> dict[str, Tensor]:
+        named = self.model.named_parameters()
+        return {name: each.detach() for name, each in named if each.requires_grad}
+
+    def export(self, folder: Path) -> None:
+        save_checkpoint(self.model, self.source, folder)
 
 
 def skip_without_engine() -> None:

@@ -13,12 +13,12 @@ import torch
 
 from rl.policy.base import PolicyFailure
 from rl.policy.sglang import requests
-from rl.policy.sglang.names import checksums, trainable
+from rl.policy.sglang.broadcast import Broadcast
+from rl.policy.sglang.names import checksums, for_loader
 from rl.policy.sglang.requests import Abort, EngineSampling, Generate
-from rl.policy.sglang.weights import Broadcast, held_tensors, update_from_folder, verify
+from rl.policy.sglang.weights import held_tensors, update_from_folder, verify
 from rl.types import SamplingParams
-from sft.model import freeze, load_model
-from tests.rl.engines import TURNS, Engines, difference, greedy, prompt_for
+from tests.rl.engines import TURNS, Engines, Held, difference, greedy, prompt_for
 from toolshed.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -188,8 +188,7 @@ def test_a_rollout_that_nobody_waits_for_ends_in_the_engine_too(engines: Engines
 def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: str) -> None:
     policy = engines.begin()
     before = policy.version
-    model: Any = load_model(engines.second)
-    freeze(model, "vision")
+    held = Held(engines.second)
     sender = Broadcast(policy, "gloo", bucket_bytes=1 << 20)
     prompts = [prompt_for(engines.renderer, f"{way}{i}") for i in range(8)]
     hot = SamplingParams(temperature=8.0, max_tokens=400)
@@ -198,7 +197,7 @@ def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: 
         turns = [asyncio.ensure_future(policy.generate(each, hot)) for each in prompts]
         await asyncio.sleep(0.6)
         if way == "gloo":
-            await sender.update(model, before + 1)
+            await sender.update(held, before + 1)
         else:
             await update_from_folder(policy, engines.second, before + 1)
         return await asyncio.gather(*turns)
@@ -212,7 +211,7 @@ def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: 
             assert len(each.versions) == len(each.logprobs) == len(each.token_ids)
         assert sum(set(each.versions) == {before, before + 1} for each in said) >= 3
         assert policy.version == before + 1
-        assert engines.run(verify(policy, trainable(model))) > 20
+        assert engines.run(verify(policy, for_loader(held.trained()))) > 20
         after = prompt_for(engines.renderer, f"{way} after")
         calm = engines.run(policy.generate(after, SamplingParams(temperature=0.0, max_tokens=30)))
         assert list(calm.token_ids) == greedy(engines.second, after, 30)
@@ -220,8 +219,8 @@ def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: 
         assert difference(engines.second, played, 1.0) <= 1e-4
         # A second update through the same group.
         if way == "gloo":
-            engines.run(sender.update(model, before + 2))
-            trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+            engines.run(sender.update(held, before + 2))
+            trained = sum(each.nbytes for each in held.trained().values())
             assert sender.num_bytes == trained, "trainable tensors alone, each once"
     finally:
         engines.run(sender.aclose())
@@ -229,26 +228,24 @@ def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: 
 
 def test_a_tensor_that_the_engine_would_skip_is_an_error(engines: Engines) -> None:
     policy = engines.begin()
-    model: Any = load_model(engines.second)
-    freeze(model, "vision")
-    model.model.language_model.layers[0].mlp.register_parameter(
+    held = Held(engines.second)
+    held.model.model.language_model.layers[0].mlp.register_parameter(
         "extra", torch.nn.Parameter(torch.zeros(2))
     )
     with pytest.raises(ConfigError, match=r"skip 1 tensors .*model\.layers\.0\.mlp\.extra first"):
-        engines.run(Broadcast(policy, "gloo").update(model, 9))
-    freeze(model, "none")
+        engines.run(Broadcast(policy, "gloo").update(held, 9))
+    held = Held(engines.second, frozen="none")
     with pytest.raises(ConfigError, match=r"give engine\.trains_vision=true"):
-        engines.run(Broadcast(policy, "gloo").update(model, 9))
+        engines.run(Broadcast(policy, "gloo").update(held, 9))
 
 
 def test_every_tensor_of_the_engine_has_one_of_ours(engines: Engines) -> None:
     policy = engines.begin()
-    model: Any = load_model(engines.first)
-    freeze(model, "none")
     held = engines.run(held_tensors(policy.fleet.servers[0]))
-    ours = checksums(trainable(model), torch.float32)
+    whole = for_loader(Held(engines.first, frozen="none").trained())
+    ours = checksums(whole, torch.float32)
     assert {name for name in held if "axis_map" not in name} == set(ours)
     assert all(held[name] == told for name, told in ours.items())
-    other = trainable(load_model(engines.second))
+    other = for_loader(Held(engines.second).trained())
     with pytest.raises(PolicyFailure, match="tensors of other values"):
         engines.run(verify(policy, other))

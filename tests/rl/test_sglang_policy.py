@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rl.policy.base import PolicyFailure
+from rl.policy.sglang.broadcast import in_buckets
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.fleet import Checkpoint, Fleet
 from rl.policy.sglang.names import (
     check_complete,
     checksums,
     engine_name,
+    for_loader,
     loader_name,
-    trainable,
 )
 from rl.policy.sglang.pictures import PictureStore, resized
 from rl.policy.sglang.replies import read_piece
 from rl.policy.sglang.requests import EngineSampling, Generate, ReceiveBucket
 from rl.policy.sglang.server import arguments, interpreter, known_version
-from rl.policy.sglang.weights import in_buckets
-from sft.model import freeze, load_model
 from sft.render import Renderer
+from tests.rl.engines import Held
 from toolshed.errors import ConfigError
 from toolshed.images import make_image
 
@@ -128,10 +128,9 @@ def test_an_interruption_is_no_error() -> None:
 
 
 def test_every_parameter_has_a_loaders_name_and_a_place(tiny: Path) -> None:
-    model: Any = load_model(tiny)
-    freeze(model, "none")
-    names = trainable(model)
-    assert len(names) == len(list(model.named_parameters()))
+    held = Held(tiny, frozen="none")
+    names = for_loader(held.trained())
+    assert len(names) == len(list(held.model.named_parameters()))
     assert engine_name("model.layers.0.self_attn.k_proj.bias") == (
         "model.layers.0.self_attn.qkv_proj.bias",
         1,
@@ -142,12 +141,12 @@ def test_every_parameter_has_a_loaders_name_and_a_place(tiny: Path) -> None:
     assert not any("language_model" in name or "model.visual" in name for name in names)
     sums = checksums(names, torch.float32)
     assert set(sums) == {engine_name(name)[0] for name in names}
-    freeze(model, "vision")
-    assert not any(name.startswith("visual.") for name in trainable(model))
+    names = for_loader(Held(tiny).trained())
+    assert names and not any(name.startswith("visual.") for name in names)
 
 
 def test_a_part_of_a_joined_tensor_proves_nothing(tiny: Path) -> None:
-    names = trainable(load_model(tiny))
+    names = for_loader(Held(tiny).trained())
     alone = {name: names[name] for name in names if "q_proj" in name and "model." in name}
     assert alone and not checksums(alone, torch.float32)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sft.config import check_choice, check_not_negative, check_positive
 from toolshed.errors import ConfigError
+
+SYNCS = ("folder", "broadcast", "ipc")
+MARGIN = 8
+"""Places of a sequence that an engine keeps for itself: 5 to 7 in the known versions."""
 
 
 @dataclass
@@ -26,7 +30,14 @@ class EngineConfig:
     max_total_tokens: int = 0
     """Places of the cache; 0 takes what fits into the memory."""
     context_length: int = 0
-    """Most tokens of a sequence; 0 takes the model's own."""
+    """Most tokens of a sequence; 0 takes the model's own. ``rl.train`` and ``eval.run`` set it by
+    ``max_length``."""
+    max_running: int = 0
+    """Completions that one server decodes at a time; 0 leaves it to the engine. ``rl.train`` and
+    ``eval.run`` set it to ``width``."""
+    sync: str = ""
+    """How weights get there: ``folder``, ``broadcast`` or ``ipc``; empty for ``folder`` on a CPU
+    and ``broadcast`` on GPUs."""
     trains_vision: bool = False
     """Whether updates hold the tower: picture features are then not kept between requests."""
     deterministic: bool = False
@@ -36,7 +47,8 @@ class EngineConfig:
     checked_prompts: float = 0.05
     """Share of requests whose prompt ids, as the engine used them, are compared with ours."""
     logs: str = ""
-    """Folder of the servers' logs; one of the system's for temporary files if empty."""
+    """Folder of the servers' logs, and of the weights that pass through ``sync=folder``; one of the
+    system's for temporary files if empty, ``engine`` in its own folder with ``rl.train``."""
     start_timeout_s: float = 600.0
     health_every_s: float = 10.0
     patience_s: float = 60.0
@@ -49,12 +61,14 @@ class EngineConfig:
     def __post_init__(self) -> None:
         check_positive(self, "servers", "tensor_parallel", "start_timeout_s", "patience_s")
         check_positive(self, "health_every_s", "memory_share")
-        check_not_negative(self, "max_total_tokens", "context_length", "restarts", "retries")
+        check_not_negative(self, "max_total_tokens", "context_length", "max_running")
+        check_not_negative(self, "restarts", "retries")
         check_choice(
             self,
             device=("cpu", "cuda"),
             dtype=("float32", "bfloat16", "float16"),
             pictures=("file", "inline"),
+            sync=("", *SYNCS),
         )
         if not 0 <= self.checked_prompts <= 1:
             raise ConfigError(f"engine.checked_prompts={self.checked_prompts}: a share, 0 to 1")
@@ -68,3 +82,25 @@ class EngineConfig:
             raise ConfigError(
                 "engine.deterministic and engine.tensor_parallel are for device=cuda alone"
             )
+        if self.device == "cpu" and self.sync == "ipc":
+            raise ConfigError(
+                "engine.sync=ipc hands over memory of a GPU, and engine.device=cpu; leave "
+                "engine.sync out"
+            )
+
+    @property
+    def way(self) -> str:
+        """How weights get to the engines: one of ``SYNCS``."""
+        return self.sync or ("folder" if self.device == "cpu" else "broadcast")
+
+
+def with_limits(engine: EngineConfig, *, width: int, max_length: int) -> EngineConfig:
+    """The limits of a run, where the engine has none of its own.
+
+    All that is in flight fits into each server, as others may be lost.
+    """
+    return replace(
+        engine,
+        max_running=engine.max_running or width,
+        context_length=engine.context_length or max_length + MARGIN,
+    )

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Fleet:
         self.first = first
         self.checkpoint = checkpoint
         """The newest on disk; an engine that is started again loads it."""
+        self.catch_up: Callable[[Server], Awaitable[None]] = self.load_newest
+        """Gives an engine that was started again what the others hold, before it is used."""
         self.servers = [
             Server(config, number, logs / f"engine_{number}.log")
             for number in range(config.servers)
@@ -82,16 +85,26 @@ class Fleet:
     def usable(self) -> list[Server]:
         return [each for each in self.servers if each.number in self._usable]
 
+    @property
+    def kv_tokens(self) -> int:
+        """Places of all caches together; 0 where the engines do not tell."""
+        return sum(each.kv_tokens for each in self.servers)
+
+    async def any_usable(self) -> None:
+        """Wait while no engine is usable; PolicyFailure where all were given up."""
+        while not self._usable:
+            if len(self._lost) == len(self.servers):
+                logs = ", ".join(str(each.log) for each in self.servers)
+                raise PolicyFailure("engine_lost", f"all engines were given up; see {logs}")
+            self._changed.clear()
+            await self._changed.wait()
+
     async def server_for(self, trajectory: str) -> Server:
         """The trajectory's own engine, or the one with the fewest; waits while none is usable.
 
         PolicyFailure where all were given up.
         """
-        while not self._usable:
-            if len(self._lost) == len(self.servers):
-                raise PolicyFailure("engine_lost", "all engines were given up; see their logs")
-            self._changed.clear()
-            await self._changed.wait()
+        await self.any_usable()
         own = self._place_of.get(trajectory)
         if own is not None and own in self._usable:
             return self.servers[own]
@@ -127,7 +140,7 @@ class Fleet:
             try:
                 await self._start(server, self.checkpoint)
                 async with self.updating:
-                    await self._catch_up(server)
+                    await self.catch_up(server)
                     self._usable.add(server.number)
                     self._changed.set()
                 return
@@ -138,8 +151,8 @@ class Fleet:
         self._changed.set()
         log.error("%s is given up after %d starts", server, server.num_starts)
 
-    async def _catch_up(self, server: Server) -> None:
-        """A checkpoint that appeared while the engine started."""
+    async def load_newest(self, server: Server) -> None:
+        """Let an engine load the newest checkpoint, which may have appeared while it started."""
         newest = self.checkpoint
         if server.version != newest.version:
             folder, version = str(newest.folder.resolve()), str(newest.version)

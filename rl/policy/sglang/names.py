@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +44,9 @@ def loader_name(name: str) -> str:
     )
 
 
-def trainable(model: Any) -> dict[str, Tensor]:
-    """Trainable parameters by loader's name; a tied head travels as the embedding alone."""
-    return {
-        loader_name(name): parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+def for_loader(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a live model under the loader's names; ConfigError where one has none."""
+    return {loader_name(name): tensor for name, tensor in tensors.items()}
 
 
 def engine_name(name: str) -> tuple[str, int]:

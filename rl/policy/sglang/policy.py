@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import shutil
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +21,21 @@ from typing import Any
 
 import numpy as np
 
-from rl.policy.base import PolicyFailure, Prompt
+from rl.policy.base import PolicyFailure, Prompt, Weights
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.fleet import Checkpoint, Fleet
 from rl.policy.sglang.pictures import PictureStore
 from rl.policy.sglang.replies import Piece, read_piece
 from rl.policy.sglang.requests import Abort, EngineRequest, EngineSampling, Generate
 from rl.policy.sglang.server import EngineLost, Server
+from rl.policy.sglang.sync import sync_of
 from rl.types import Completion, SamplingParams
 from sft.render import IMAGE_MARK, Renderer
 from toolshed.errors import ToolshedError
 from toolshed.images import make_image
 from toolshed.types import Message
 
+log = logging.getLogger(__name__)
 BANNED_BIAS = -1e9
 """Takes a token out of the softmax in every precision, and is finite as JSON wants it."""
 _IDLE_ROUNDS = 20
@@ -72,9 +76,15 @@ class SglangPolicy:
         self.counts: Counter[str] = Counter()
         self._bias = {str(token): BANNED_BIAS for token in renderer.banned_tokens}
         self._aborts: set[asyncio.Task[None]] = set()
-        logs = Path(config.logs) if config.logs else self._scratch
+        self.folder = Path(config.logs) if config.logs else self._scratch
+        """Of the engines' logs, and of weights on their way."""
         newest = Checkpoint(folder=checkpoint, version=version)
-        self.fleet = Fleet(config, newest, logs, self._first())
+        self.fleet = Fleet(config, newest, self.folder, self._first())
+        self.sync = sync_of(self)
+        self.fleet.catch_up = self.sync.catch_up
+        self._told: Counter[str] = Counter()
+        """Counters as they were when figures were last read."""
+        self._sync_s = 0.0
 
     async def start(self) -> None:
         """Start the engines: minutes. ConfigError where they cannot be had."""
@@ -108,17 +118,45 @@ class SglangPolicy:
     async def aclose(self) -> None:
         """End the engines and forget the pictures."""
         await asyncio.gather(*self._aborts, return_exceptions=True)
+        await self.sync.aclose()
         await self.fleet.stop()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
+    # ---- the LearningPolicy protocol ------------------------------------------------------------
+
+    async def update_weights(self, weights: Weights, version: int) -> None:
+        """Give all engines the weights; where none took them, again as they come back.
+
+        PolicyFailure after ``retries`` repetitions, or where all engines were given up.
+        """
+        begun = time.monotonic()
+        for left in reversed(range(self.config.retries + 1)):
+            await self.fleet.any_usable()
+            try:
+                await self.sync.update(weights, version)
+                break
+            except PolicyFailure as failure:
+                if not left:
+                    raise
+                log.warning("weights of version %d are sent again: %s", version, failure)
+        self._sync_s = time.monotonic() - begun
+
     def figures(self) -> dict[str, float]:
-        """Counters since the start; ``engine_cached_share`` is the prefix cache's."""
-        prompt_tokens = self.counts["prompt_tokens"]
-        return {f"engine_{name}": float(count) for name, count in sorted(self.counts.items())} | {
-            "engine_cached_share": self.counts["cached_tokens"] / max(1, prompt_tokens),
+        """Of the work since they were last read; restarts and pictures are those of the run.
+
+        ``engine_cached_share`` is the prefix cache's, ``engine_sync_*`` the last update's.
+        """
+        new = {name: count - self._told[name] for name, count in sorted(self.counts.items())}
+        self._told = Counter(self.counts)
+        prompt_tokens = new.get("prompt_tokens", 0)
+        return {f"engine_{name}": float(count) for name, count in new.items()} | {
+            "engine_cached_share": new.get("cached_tokens", 0) / max(1, prompt_tokens),
             "engine_restarts": float(self.fleet.num_restarts),
+            "engine_usable": float(len(self.fleet.usable)),
             "engine_pictures": float(self.pictures.num_written),
             "engine_picture_bytes": float(self.pictures.num_bytes),
+            "engine_sync_s": self._sync_s,
+            "engine_sync_bytes": float(self.sync.num_bytes),
         }
 
     # ---- one completion -------------------------------------------------------------------------

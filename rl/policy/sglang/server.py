@@ -59,6 +59,8 @@ class Server:
         """Its version, known once it runs."""
         self.version = 0
         """Of the weights that it holds."""
+        self.kv_tokens = 0
+        """Places of its cache, known once it runs."""
         self.num_starts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
@@ -202,6 +204,14 @@ class Server:
                 f"{self} changes requests by preferred_sampling_params or mm_process_config; "
                 "start it without them"
             )
+        # Told by the scheduler of every known version; not by what may stand in for one.
+        self.kv_tokens = int(told.get("max_total_num_tokens") or 0)
+        if 0 < self.kv_tokens < self.config.context_length:
+            raise ConfigError(
+                f"{self} has a cache of {self.kv_tokens} places, fewer than the "
+                f"{self.config.context_length} of one sequence; raise engine.memory_share or "
+                "engine.max_total_tokens, or lower max_length"
+            )
 
     async def _get(self, path: str) -> Any:
         status, text = await self._exchange("GET", path, None)
@@ -241,6 +251,8 @@ def arguments(config: EngineConfig, checkpoint: Path, version: int) -> list[str]
         words["--max-total-tokens"] = str(config.max_total_tokens)
     if config.context_length:
         words["--context-length"] = str(config.context_length)
+    if config.max_running:
+        words["--max-running-requests"] = str(config.max_running)
     if config.deterministic:
         flags += ["--enable-deterministic-inference"]
     return [*(each for pair in words.items() for each in pair), *flags]

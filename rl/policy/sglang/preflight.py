@@ -1,0 +1,70 @@
+"""What engines need, said before any of them is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rl.policy.sglang.config import MARGIN, EngineConfig
+from sft.config import check_device
+from toolshed.errors import ConfigError
+from toolshed.resources import visible_gpus
+
+
+def missing(engine: EngineConfig) -> list[str]:
+    """What this machine lacks, a sentence each: the environment, devices."""
+    from rl.policy.sglang.server import interpreter
+
+    found = []
+    try:
+        interpreter(engine)
+    except ConfigError as error:
+        found.append(str(error))
+    if engine.device == "cuda":
+        wanted = engine.gpus or range(engine.servers * engine.tensor_parallel)
+        if max(wanted) >= visible_gpus():
+            found.append(
+                f"engines need GPU {max(wanted)}, and {visible_gpus()} GPUs are seen here; change "
+                "engine.gpus, engine.servers, engine.tensor_parallel, or give engine.device=cpu"
+            )
+    return found
+
+
+def check_lengths(engine: EngineConfig, folder: Path, max_length: int) -> None:
+    """ConfigError where a sequence of ``max_length`` does not fit into engines of a checkpoint."""
+    needed = max_length + MARGIN
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    rooms = {
+        "the positions of the checkpoint": int(text.get("max_position_embeddings", needed)),
+        "engine.context_length": engine.context_length or needed,
+        "engine.max_total_tokens": engine.max_total_tokens or needed,
+    }
+    for name, room in rooms.items():
+        if room < needed:
+            raise ConfigError(
+                f"max_length={max_length} needs {needed} places of an engine, which keeps {MARGIN} "
+                f"for itself, and {name} are {room}; give max_length={room - MARGIN} or less"
+            )
+
+
+def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:
+    """ConfigError where a learner on ``device`` cannot hand its weights to these engines."""
+    if frozen != "vision" and not engine.trains_vision:
+        raise ConfigError(
+            f"frozen={frozen} trains the vision tower, and engines keep its features between "
+            "requests; give engine.trains_vision=true"
+        )
+    check_device(device)
+    if engine.way != "broadcast" or engine.device == "cpu":
+        return
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        raise ConfigError(
+            "engine.sync=broadcast goes from GPU to GPU, and device=cpu; give engine.sync=folder"
+        )
+    if int(number or 0) in (engine.gpus or [int(number or 0)]):
+        raise ConfigError(
+            f"the learner is on {device}, and engine.gpus={engine.gpus} gives engines the same "
+            "GPU, where NCCL cannot send; name others in engine.gpus, or give engine.sync=ipc"
+        )

@@ -1,0 +1,80 @@
+"""How the learner's weights get to the engines, and the one place that chooses among the ways."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rl.policy.base import Weights
+from rl.policy.sglang.broadcast import Broadcast
+from rl.policy.sglang.server import Server
+from rl.policy.sglang.weights import update_from_folder
+from toolshed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rl.policy.sglang.policy import SglangPolicy
+
+_KEPT_FOLDERS = 2
+"""An engine may still be starting from the last one."""
+
+
+class Sync(Protocol):
+    """One way."""
+
+    num_bytes: int
+    """Of the last update."""
+
+    async def update(self, weights: Weights, version: int) -> None:
+        """Give all engines these weights. PolicyFailure where none took them: those that may hold
+        half of them are started again, and the update may be repeated."""
+        ...
+
+    async def catch_up(self, server: Server) -> None:
+        """Give one engine that was started again what the others hold; nobody is sent to it
+        before, and no update runs meanwhile. PolicyFailure or EngineLost where it does not take
+        it."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+def sync_of(policy: SglangPolicy) -> Sync:
+    """The way that the policy's config names."""
+    if policy.config.way == "folder":
+        return FolderSync(policy, policy.folder / "weights")
+    if policy.config.way == "broadcast":
+        return Broadcast(policy, "gloo" if policy.config.device == "cpu" else "nccl")
+    raise ConfigError(f"engine.sync={policy.config.way} is not there yet; give engine.sync=folder")
+
+
+class FolderSync:
+    """All weights as a checkpoint folder, which engines also start from; the last two are kept."""
+
+    def __init__(self, policy: SglangPolicy, folder: Path) -> None:
+        """``folder`` is this object's own: what another run left there is deleted."""
+        self.policy, self.folder = policy, folder
+        self.num_bytes = 0
+        shutil.rmtree(folder, ignore_errors=True)
+        self._written: list[Path] = []
+
+    async def update(self, weights: Weights, version: int) -> None:
+        """Write the folder, unless it was for this version, and let all engines load it."""
+        path = self.folder / f"version_{version:06d}"
+        if path not in self._written:
+            # In a thread, so that rollouts go on meanwhile.
+            await asyncio.to_thread(weights.export, path)
+            self._written.append(path)
+            self.num_bytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+        await update_from_folder(self.policy, path, version)
+        while len(self._written) > _KEPT_FOLDERS:
+            shutil.rmtree(self._written.pop(0), ignore_errors=True)
+
+    async def catch_up(self, server: Server) -> None:
+        """It began with the newest folder, or loads the one that was written meanwhile."""
+        await self.policy.fleet.load_newest(server)
+
+    async def aclose(self) -> None:
+        """Forget the folders."""
+        shutil.rmtree(self.folder, ignore_errors=True)
