@@ -254,13 +254,20 @@ class Schedule:
         order = self._tasks.pop(task)
         self._moved.set()
         if task.cancelled():
+            # Where not by us: its group would be waited for in vain.
+            name = order.drawn.question.id
+            self._bug = self._bug or RuntimeError(f"a rollout of {name} was cancelled from within")
             return
         if (error := task.exception()) is not None:
             self._bug = self._bug or error
             return
         self._groups[order.number] = task.result()
         self._admission.complete(order.number)
-        self._begin_waiting()
+        try:
+            self._begin_waiting()
+        except Exception as error:
+            # Out of a callback it would be logged and forgotten.
+            self._bug = self._bug or error
 
     def _begin_waiting(self) -> None:
         """Room was made perhaps. Without staleness nothing is drawn before the step that asks."""

@@ -227,7 +227,9 @@ class _Training:
     def _finish(self) -> Path:
         from sft.model import save_checkpoint
 
-        self._save()
+        saved = self.run_dir.latest_checkpoint()
+        if saved is None or saved[0] != self.learner.step:
+            self._save()
         final = self.run_dir.path / "final"
         tools = self.plan.tools
         schema = schema_record(tools.schema_hash, tools.schema_text)

@@ -56,7 +56,7 @@ def make_inputs(folder: Path) -> None:
     said = [f"tools.config={tools}", "reward={correct: 0.9, format: 0.1, point: binary}"]
     traces = folder / "traces.json"
     learn = [f"sources=[{{path: {traces}, batch_size: {NUM_QUESTIONS}}}]", f"model={folder}/tiny"]
-    learn += [f"tools.config={tools}", "tensorboard=false", "steps=14", f"out={folder}/sft"]
+    learn += [f"tools.config={tools}", "tensorboard=false", "steps=16", f"out={folder}/sft"]
     number, size = str(NUM_QUESTIONS), "112"
     failed = (
         tabletop([str(questions), "--kinds", "point", "--num", number, "--size", size])
@@ -85,8 +85,17 @@ def served_tools(folder: Path, ray_address: str | None = None) -> Iterator[Path]
         used.write_text(yaml.safe_dump(_tools(**where, call_log=str(folder / "calls.jsonl"))))
         yield used
     finally:
+        if ray_address is None:
+            _leave()
         server.terminate()
         server.wait()
+
+
+def _leave() -> None:
+    """Ray ends a program whose cluster is lost."""
+    import ray
+
+    ray.shutdown()
 
 
 def _tools(**settings: str) -> dict[str, Any]:

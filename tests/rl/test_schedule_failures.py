@@ -13,7 +13,7 @@ import pytest
 
 from rl.policy.base import PolicyFailure, Prompt
 from rl.policy.paced import PacedPolicy, Said
-from rl.schedule import Schedule
+from rl.schedule import Drawn, Schedule
 from rl.types import Completion, SamplingParams
 from rl.virtual_time import run_virtual
 from tests.rl.paced_run import RULES, SIZE, Learner, Questions, judge, player
@@ -105,3 +105,44 @@ def test_a_bug_in_one_episode_is_raised_as_it_is_and_leaves_nothing_running() ->
         return len(asyncio.all_tasks())
 
     assert run_virtual(main()) == 1
+
+
+def test_a_rollout_that_cancels_itself_is_said_and_not_waited_for() -> None:
+    class Cancelling(PacedPolicy):
+        async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+            if prompt.question.id == "0-1":
+                raise asyncio.CancelledError
+            return await super().generate(prompt, sampling)
+
+    async def main() -> None:
+        policy = Cancelling(lambda prompt: Said(text="ok", num_tokens=1), token_s=1.0)
+        schedule = Schedule(player(policy), RULES, Questions(), judge)
+        async with aclosing(schedule):
+            with pytest.raises(RuntimeError, match="0-1 was cancelled from within"):
+                await schedule.step()
+
+    run_virtual(main())
+
+
+def test_a_draw_that_fails_as_a_rollout_ends_stops_the_run() -> None:
+    class Once(Questions):
+        has_failed = False
+
+        def __call__(self, step: int, num: int, refill: int) -> list[Drawn]:
+            if step == 1 and not self.has_failed:
+                self.has_failed = True
+                raise OSError("no such question")
+            return super().__call__(step, num, refill)
+
+    async def main() -> None:
+        policy = PacedPolicy(lambda prompt: Said(text="ok", num_tokens=1), token_s=1.0)
+        # One group at a time: the next begins, and is drawn, when one ends.
+        rules = replace(RULES, max_staleness=1, kv_tokens=1, max_length=10)
+        schedule = Schedule(player(policy), rules, Once(), judge)
+        async with aclosing(schedule):
+            with pytest.raises(OSError, match="no such question"):
+                for _ in range(3):
+                    await schedule.step()
+                    schedule.trained()
+
+    run_virtual(main())
