@@ -263,11 +263,7 @@ class Schedule:
             return
         self._groups[order.number] = task.result()
         self._admission.complete(order.number)
-        try:
-            self._begin_waiting()
-        except Exception as error:
-            # Out of a callback it would be logged and forgotten.
-            self._bug = self._bug or error
+        self._begin_waiting()
 
     def _begin_waiting(self) -> None:
         """Room was made perhaps. Without staleness nothing is drawn before the step that asks."""

@@ -13,7 +13,7 @@ import pytest
 
 from rl.policy.base import PolicyFailure, Prompt
 from rl.policy.paced import PacedPolicy, Said
-from rl.schedule import Drawn, Schedule
+from rl.schedule import Schedule
 from rl.types import Completion, SamplingParams
 from rl.virtual_time import run_virtual
 from tests.rl.paced_run import RULES, SIZE, Learner, Questions, judge, player
@@ -120,29 +120,5 @@ def test_a_rollout_that_cancels_itself_is_said_and_not_waited_for() -> None:
         async with aclosing(schedule):
             with pytest.raises(RuntimeError, match="0-1 was cancelled from within"):
                 await schedule.step()
-
-    run_virtual(main())
-
-
-def test_a_draw_that_fails_as_a_rollout_ends_stops_the_run() -> None:
-    class Once(Questions):
-        has_failed = False
-
-        def __call__(self, step: int, num: int, refill: int) -> list[Drawn]:
-            if step == 1 and not self.has_failed:
-                self.has_failed = True
-                raise OSError("no such question")
-            return super().__call__(step, num, refill)
-
-    async def main() -> None:
-        policy = PacedPolicy(lambda prompt: Said(text="ok", num_tokens=1), token_s=1.0)
-        # One group at a time: the next begins, and is drawn, when one ends.
-        rules = replace(RULES, max_staleness=1, kv_tokens=1, max_length=10)
-        schedule = Schedule(player(policy), rules, Once(), judge)
-        async with aclosing(schedule):
-            with pytest.raises(OSError, match="no such question"):
-                for _ in range(3):
-                    await schedule.step()
-                    schedule.trained()
 
     run_virtual(main())
