@@ -1,7 +1,7 @@
 """Kill parts of an RL run at random moments, and count in its records what became of its questions.
 
-A fault is the end of an engine, of a tool replica or of the learner by SIGKILL, or a disk that takes
-no more at a checkpoint; the last two end the learner, and the same command is given again.
+A fault is the end of an engine, a tool replica or the learner by SIGKILL, or a disk that takes no
+more at a checkpoint; the last two end the learner, and the same command is given again.
 ``--selftest`` never forgets the lines that no checkpoint covers, and exits with 1 unless it shows.
 """
 

@@ -1,4 +1,4 @@
-"""Chaos in an RL run with a live engine and served tools: each draw is trained once, whatever ends."""
+"""Chaos in an RL run with live engines and tools: whatever ends, each draw is trained once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ def check(run: ChaosRun, calls: Path, staleness: int, num_stops: int) -> None:
     assert run.finish() == 0, run.said.read_text()
     account = account_of(run, calls)
     assert account.steps == STEPS
-    assert (account.questions_lost, account.questions_twice, account.trajectories_twice) == (0, 0, 0)
+    assert (account.questions_lost, account.questions_twice, account.trajectories_twice) == (
+        0,
+        0,
+        0,
+    )
     assert 0 <= account.recomputed <= most_recomputed(staleness, num_stops)
     assert run.num_left_over == 0
 
