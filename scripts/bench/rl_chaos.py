@@ -100,7 +100,8 @@ def figures(outcome: Outcome) -> dict[str, object]:
 def words_of(folder: Path, tools: Path, policy: str, staleness: int, steps: int) -> list[str]:
     """The words of a run of ``rl.train`` on the inputs in ``folder``."""
     sizes = [f"num_prompts={NUM_PROMPTS}", f"group_size={GROUP_SIZE}", "width=8"]
-    engine = ["engine.max_total_tokens=32768"] if policy == "sglang" else []
+    engine = ["engine.max_total_tokens=32768", "engine.start_timeout_s=1800"]
+    engine = engine if policy == "sglang" else []
     return [
         "demo",
         f"tools.config={tools}",
