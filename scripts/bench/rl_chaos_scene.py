@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STUCK_S = 2400.0
 """An engine starts within a minute, on a busy machine within ten; what takes longer has hung."""
 NUM_QUESTIONS, NUM_PROMPTS, GROUP_SIZE, SAVE_EVERY = 5, 2, 2, 2
-_POLL_S = 0.01
+_POLL_S, _LOOK_S = 0.01, 0.2
 _FAMILY = "roborefer"
 _GONE_S = 20.0
 """Within so many seconds what belongs to a killed learner has ended."""
@@ -159,9 +159,14 @@ class ChaosRun:
     def finish(self) -> int:
         """Wait for the end of the learner; its exit code."""
         family = self._family()
-        code = self.learner.wait(STUCK_S)
+        deadline = time.monotonic() + STUCK_S
+        while self.learner.poll() is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.learner.args!r} hangs")
+            family = self._family() or family
+            time.sleep(_LOOK_S)
         self._see_them_gone(family)
-        return code
+        return self.learner.wait()
 
     def checkpoints(self) -> list[str]:
         """Names in the folder of checkpoints, drafts among them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,11 @@ def check(run: ChaosRun, calls: Path, staleness: int, num_stops: int) -> None:
     assert run.num_left_over == 0
 
 
-@pytest.mark.parametrize("staleness", [0, 1])
-def test_tools_learner_and_disk_fail_under_a_policy_in_process(
-    inputs: Path, tmp_path: Path, ray_cluster: str, staleness: int
+def test_a_tool_and_the_learner_are_killed_and_the_disk_is_full_under_a_policy_in_process(
+    inputs: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
     with served_tools(tmp_path, ray_cluster) as tools:
-        run = ChaosRun(tmp_path, words_of(inputs, tools, "transformers", staleness, STEPS))
+        run = ChaosRun(tmp_path, words_of(inputs, tools, "transformers", 0, STEPS))
         run.start()
         run.wait_for_step(1)
         run.kill_tool(tools)
@@ -85,10 +85,22 @@ def test_tools_learner_and_disk_fail_under_a_policy_in_process(
         run.wait_for_step(run.num_steps() + 3)
         fill_disk(run)
         run.start()
-        check(run, tmp_path / "calls.jsonl", staleness, num_stops=2)
+        check(run, tmp_path / "calls.jsonl", 0, num_stops=2)
 
 
-def test_an_engine_a_tool_and_the_learner_are_killed_and_the_disk_is_full(
+def test_an_engine_is_killed_and_comes_back(inputs: Path, tmp_path: Path, ray_cluster: str) -> None:
+    skip_without_engine()
+    with served_tools(tmp_path, ray_cluster) as tools:
+        run = ChaosRun(tmp_path, words_of(inputs, tools, "sglang", 0, STEPS))
+        run.start()
+        run.wait_for_step(3)
+        run.kill_engine()
+        check(run, tmp_path / "calls.jsonl", 0, num_stops=0)
+        last = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["engine_restarts"] == 1
+
+
+def test_all_of_it_one_step_ahead_and_the_learner_while_its_engine_comes_back(
     inputs: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
     skip_without_engine()
@@ -96,26 +108,12 @@ def test_an_engine_a_tool_and_the_learner_are_killed_and_the_disk_is_full(
         run = ChaosRun(tmp_path, words_of(inputs, tools, "sglang", 1, STEPS))
         run.start()
         run.wait_for_step(1)
-        run.kill_engine()
-        run.wait_for_step(run.num_steps() + 2)
         run.kill_tool(tools)
         run.wait_for_step(run.num_steps() + 3)
-        lose_learner(run)
-        fill_disk(run)
-        run.start()
-        check(run, tmp_path / "calls.jsonl", 1, num_stops=2)
-
-
-def test_the_learner_is_killed_while_its_engine_comes_back(
-    inputs: Path, tmp_path: Path, ray_cluster: str
-) -> None:
-    skip_without_engine()
-    with served_tools(tmp_path, ray_cluster) as tools:
-        run = ChaosRun(tmp_path, words_of(inputs, tools, "sglang", 0, STEPS))
-        run.start()
-        run.wait_for_step(3)
         first = run.engines()
         run.kill_engine()
         wait_until(lambda: bool(run.engines()) and run.engines() != first, run.learner)
         lose_learner(run)
-        check(run, tmp_path / "calls.jsonl", 0, num_stops=1)
+        fill_disk(run)
+        run.start()
+        check(run, tmp_path / "calls.jsonl", 1, num_stops=2)
