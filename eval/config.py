@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rl.policy.api_config import ApiConfig
+from rl.policy.sglang.config import EngineConfig
 from sft.config import (
     DTYPES,
     SCHEMA_POLICIES,
@@ -29,6 +30,9 @@ FREE_KEYS = (
     *("api.key_variable", "api.timeout_s", "api.connect_timeout_s", "api.retries"),
     *("api.backoff_s", "api.longest_wait_s", "api.requests_per_minute", "api.concurrent"),
     *("api.cost_limit_usd", "api.prices", "api.raw_dir"),
+    *("engine.gpus", "engine.memory_share", "engine.max_total_tokens", "engine.max_running"),
+    *("engine.pictures", "engine.checked_prompts", "engine.logs", "engine.start_timeout_s"),
+    *("engine.health_every_s", "engine.patience_s", "engine.restarts", "engine.retries"),
 )
 """Keys that decide what is asked, how fast and what is shown, never what the answer to a question
 is. Rows know their question themselves."""
@@ -43,7 +47,10 @@ class EvalConfig:
     """Running tools: an address, or the file that ``toolshed serve --address-file`` wrote; empty
     for those of this user's ``toolshed serve`` of the same config, else own ones."""
     policy: str = "transformers"
-    """What plays a checkpoint."""
+    """What plays a checkpoint: ``transformers`` in this process, or ``sglang``, servers of their
+    own on ``device``, ``devices`` of them."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How sglang servers are started."""
     api: ApiConfig = field(default_factory=ApiConfig)
     """How the model of ``api:MODEL`` is reached; a checkpoint needs none of it."""
     schema: str = "same"

@@ -116,7 +116,7 @@ async def _ask_all(plan: Plan, questions: Mapping[str, Sequence[Question]], poli
     """One whole run of all benchmarks after the other."""
     shed = open_tools(plan.config)
     try:
-        player = plan.subject.player(plan.config, plan.tools, shed)
+        player = await plan.subject.player(plan.config, plan.tools, shed)
         try:
             for repeat in range(plan.config.repeats):
                 for key in plan.keys:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from eval import api_model
 from eval.config import EvalConfig
+from eval.engines import check_engines, engine_player, engine_words, missing_engines
 from rl.policy.api_config import NO_KEY, ApiConfig, key_present
 from sft.checkpoint import run_name, short_name
 from toolshed.errors import ConfigError
@@ -54,8 +55,8 @@ class Subject(Protocol):
         """ConfigError where these questions cannot be asked; before tools start."""
         ...
 
-    def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
-        """Ready for rollouts under the config's limits."""
+    async def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
+        """Ready for rollouts under the config's limits; what it needs has started."""
         ...
 
     def close(self, player: Player, out: Path) -> None:
@@ -83,14 +84,16 @@ class Checkpoint:
         return f"{self.name} {policy_identity(self.folder)}"
 
     def plan_lines(self, config: EvalConfig, tools: ToolSet, num_episodes: int) -> list[str]:
-        return [
-            f"checkpoint  {self.folder}",
-            f"policy      {config.policy}, {config.device}, {config.dtype}, width {config.width}",
-        ]
+        words = f"{config.policy}, {config.device}, {config.dtype}, width {config.width}"
+        if config.policy == "sglang":
+            words = engine_words(config)
+        return [f"checkpoint  {self.folder}", f"policy      {words}"]
 
     def missing(self, config: EvalConfig) -> list[str]:
         from toolshed.resources import visible_gpus
 
+        if config.policy == "sglang":
+            return missing_engines(config)
         if config.device.startswith("cuda") and not visible_gpus():
             return [f"device={config.device}, but no GPU is seen here; give device=cpu"]
         return []
@@ -101,14 +104,19 @@ class Checkpoint:
         from sft.config import check_device
         from sft.render import Renderer
 
-        for device in policy_devices(config.device, config.devices):
-            check_device(device)
+        if config.policy == "sglang":
+            check_engines(config, self.folder)
+        else:
+            for device in policy_devices(config.device, config.devices):
+                check_device(device)
         limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
         check_room(questions, tools.specs, Renderer.load(self.folder), **limits)
 
-    def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
+    async def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
         from eval.evaluate import player_of
 
+        if config.policy == "sglang":
+            return await engine_player(config, self.folder, shed)
         return player_of(config, self.folder, shed)
 
     def close(self, player: Player, out: Path) -> None:
@@ -155,7 +163,7 @@ class ApiModel:
     def check(self, questions: Sequence[Question], config: EvalConfig, tools: ToolSet) -> None:
         api_model.check_ready(config, tools)
 
-    def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
+    async def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
         return api_model.player_of_api(config, tools, shed)
 
     def close(self, player: Player, out: Path) -> None:
@@ -189,7 +197,7 @@ class Baseline:
     def check(self, questions: Sequence[Question], config: EvalConfig, tools: ToolSet) -> None:
         """Any question can be asked."""
 
-    def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
+    async def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
         from eval.baselines import baseline_policy
         from eval.evaluate import limits_of
         from rl.rollout import Player
@@ -219,8 +227,8 @@ def usual_config(subject: str, *, published: bool) -> str:
 def subject_of(word: str, config: EvalConfig, tools: ToolSet) -> tuple[Subject, EvalConfig]:
     """Who ``CKPT``, ``api:MODEL`` or ``baseline:NAME`` is, and the config with its name in it.
 
-    Raises ConfigError where there is no such checkpoint, model or baseline, where a checkpoint was
-    trained with other tools, and where nothing plays it.
+    Raises ConfigError where there is no such checkpoint, model or baseline, and where a checkpoint
+    was trained with other tools.
     """
     config = api_model.with_model(word, config)
     if config.api.model:
@@ -231,13 +239,7 @@ def subject_of(word: str, config: EvalConfig, tools: ToolSet) -> tuple[Subject, 
     from rl.player import check_tools
 
     policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
-    folder = check_tools(word, tools, policy)
-    if config.policy != "transformers":
-        raise ConfigError(
-            f"policy={config.policy} is not there yet; give policy=transformers, or serve the "
-            "checkpoint yourself and examine it as api:NAME with base_url=, api.calls=text"
-        )
-    return Checkpoint(folder=folder), config
+    return Checkpoint(folder=check_tools(word, tools, policy)), config
 
 
 def _baseline(name: str, config: EvalConfig) -> Baseline:

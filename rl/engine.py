@@ -1,4 +1,4 @@
-"""What samples in a run: built as its config says, and held against the learner before it counts."""
+"""What samples in a run: made as its config says, and compared with the learner at the start."""
 
 from __future__ import annotations
 

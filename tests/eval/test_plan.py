@@ -106,11 +106,31 @@ def test_a_check_loads_nothing_heavy(folder: Path, tiny: Path) -> None:
     assert "cost        roughly " in done.stdout
 
 
-def test_what_nothing_plays_yet_is_said(
-    folder: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+def test_engines_are_told_before_they_start(
+    folder: Path,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(words(folder, "policy=sglang", "tools=none", who=str(tiny))) == 2
-    assert "policy=sglang is not there yet; give policy=transformers" in capsys.readouterr().err
+    monkeypatch.setenv("TOOLSHED_ENVS", str(tmp_path))
+    asked = words(folder, "policy=sglang", "tools=none", "device=cpu", "dtype=float32")
+    asked = [str(tiny), *asked[1:], "schema=any", "--config", "demo"]
+    assert main([*asked, "--check"]) == 2
+    told = capsys.readouterr().out
+    assert "sglang of environment sglang, 1 servers on cpu, float32, 64 episodes of 320" in told
+    assert "missing: engine.environment='sglang' has not been made" in told
+    assert "type bash setup_envs.sh sglang --cpu" in told
+    for word, said in (
+        ("engine.device=cuda", "engine.device=cuda is decided by device= here"),
+        ("engine.servers=2", "give devices="),
+        ("device=cuda:1", "give device=cuda and engine.gpus"),
+    ):
+        assert main([*asked, word]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_who_cannot_be_asked_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(folder, who="baseline:best")) == 2
     assert "no baseline 'best'; there are oracle, random, empty" in capsys.readouterr().err
     assert main(words(folder, "tools=light")) == 2

@@ -44,7 +44,7 @@ TURNS = (
     "<answer>yes</answer>",
 )
 OTHER_TURNS = (write_call("camera.top", {"image_index": 0}), "<answer>no</answer>")
-CONFIG = EngineConfig(max_total_tokens=32768, checked_prompts=1.0, patience_s=40.0)
+CONFIG = EngineConfig(max_total_tokens=32768, checked_prompts=1.0, patience_s=150.0)
 
 
 @dataclass

@@ -40,7 +40,7 @@ def test_work_goes_on_when_one_engine_is_killed_and_another_hangs(
     tiny: Path, tmp_path: Path
 ) -> None:
     skip_without_engine()
-    config = replace(CONFIG, servers=2, logs=str(tmp_path), health_every_s=2.0)
+    config = replace(CONFIG, servers=2, logs=str(tmp_path), health_every_s=2.0, patience_s=40.0)
     renderer = Renderer.load(tiny)
     policy = SglangPolicy(config, renderer, tiny, version=3)
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from rl.policy.base import PolicyFailure
 from rl.policy.sglang.broadcast import in_buckets
-from rl.policy.sglang.config import EngineConfig
+from rl.policy.sglang.config import MARGIN, EngineConfig, with_limits
 from rl.policy.sglang.fleet import Checkpoint, Fleet
 from rl.policy.sglang.names import (
     check_complete,
@@ -28,9 +28,16 @@ from rl.policy.sglang.names import (
     loader_name,
 )
 from rl.policy.sglang.pictures import PictureStore, resized
+from rl.policy.sglang.policy import SglangPolicy
+from rl.policy.sglang.preflight import check_lengths, check_training
 from rl.policy.sglang.replies import read_piece
 from rl.policy.sglang.requests import EngineSampling, Generate, ReceiveBucket
-from rl.policy.sglang.server import arguments, interpreter, known_version
+from rl.policy.sglang.server import (
+    _engine_variables,
+    arguments,
+    interpreter,
+    known_version,
+)
 from sft.render import Renderer
 from tests.rl.engines import Held
 from toolshed.errors import ConfigError
@@ -252,6 +259,20 @@ def test_what_an_engine_is_started_with() -> None:
     assert all(field.default is not None for field in fields(config) if field.name == "logs")
 
 
+def test_each_server_has_its_own_gpus_of_those_that_are_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gpus(config: EngineConfig) -> list[str]:
+        made = [_engine_variables(config, number) for number in range(config.servers)]
+        return [each["CUDA_VISIBLE_DEVICES"] for each in made]
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus(EngineConfig(device="cuda", servers=2, tensor_parallel=2)) == ["0,1", "2,3"]
+    assert gpus(EngineConfig(device="cuda", servers=2, gpus=[3, 1])) == ["3", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,6")
+    assert gpus(EngineConfig(device="cuda", servers=2, gpus=[1, 2])) == ["5", "6"]
+
+
 # ---- routing ------------------------------------------------------------------------------------
 
 
@@ -276,3 +297,89 @@ def test_trajectories_keep_their_engine_and_the_least_loaded_is_next(tmp_path: P
             await fleet.server_for("t0")
 
     asyncio.run(route())
+
+
+# ---- before anything starts ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "frozen", "said"),
+    [
+        ({}, "cpu", "none", "give engine.trains_vision=true"),
+        ({"device": "cuda"}, "cpu", "vision", "device=cpu; give engine.sync=folder"),
+        ({"device": "cuda"}, "cuda", "vision", "gives engines the same GPU"),
+        ({"device": "cuda", "gpus": [1]}, "cuda:1", "vision", "name others in engine.gpus"),
+        ({"sync": "ipc"}, "cpu", "vision", "engine.sync=ipc hands over memory of a GPU"),
+        ({"sync": "post"}, "cpu", "vision", "sync='post' is none of"),
+    ],
+)
+def test_weights_that_could_not_be_handed_over(
+    words: dict[str, Any], device: str, frozen: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    with pytest.raises(ConfigError) as caught:
+        check_training(EngineConfig(**words), device=device, frozen=frozen)
+    assert said in str(caught.value)
+
+
+def test_weights_that_can_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    check_training(EngineConfig(trains_vision=True), device="cpu", frozen="none")
+    check_training(EngineConfig(device="cuda", gpus=[1]), device="cuda", frozen="vision")
+    check_training(EngineConfig(device="cuda", sync="folder"), device="cuda", frozen="vision")
+
+
+def test_sequences_that_do_not_fit_are_refused(tiny: Path) -> None:
+    check_lengths(EngineConfig(), tiny, 4096 - MARGIN)
+    for engine, most in (
+        (EngineConfig(), 4088),
+        (EngineConfig(max_total_tokens=500), 492),
+        (EngineConfig(context_length=99), 91),
+    ):
+        with pytest.raises(ConfigError, match=f"give max_length={most} or less"):
+            check_lengths(engine, tiny, 4089)
+
+
+def test_limits_of_a_run_are_those_of_its_engines() -> None:
+    made = with_limits(EngineConfig(), width=5, max_length=100)
+    assert (made.max_running, made.context_length) == (5, 100 + MARGIN)
+    words = arguments(made, Path("/ckpt"), 0)
+    assert words[words.index("--max-running-requests") + 1] == "5"
+    own = EngineConfig(max_running=3, context_length=300)
+    assert with_limits(own, width=5, max_length=100) == own
+
+
+def test_folders_of_weights_are_two_and_written_once(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(tiny)
+    loaded: list[Path] = []
+
+    async def load(policy: SglangPolicy, folder: Path, version: int) -> None:
+        loaded.append(folder)
+        if version == 2 and len(loaded) == 2:
+            raise PolicyFailure("engine_weights", "no engine took the new weights")
+
+    async def play() -> None:
+        monkeypatch.setattr("rl.policy.sglang.sync.update_from_folder", load)
+        policy = SglangPolicy(EngineConfig(logs=str(tmp_path)), Renderer.load(tiny), tiny)
+        policy.fleet._usable = {0}
+        exported: list[Path] = []
+        export = held.export
+
+        def count(path: Path) -> None:
+            exported.append(path)
+            export(path)
+
+        monkeypatch.setattr(held, "export", count)
+        for version in (1, 2, 3):
+            await policy.update_weights(held, version)
+        names = [path.name for path in exported]
+        assert names == ["version_000001", "version_000002", "version_000003"]
+        assert [path.name for path in loaded] == [names[0], names[1], names[1], names[2]]
+        assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == names[1:]
+        assert policy.figures()["engine_sync_bytes"] > 1e6
+        await policy.aclose()
+        assert not list((tmp_path / "weights").iterdir())
+
+    asyncio.run(play())

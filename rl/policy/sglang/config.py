@@ -22,7 +22,7 @@ class EngineConfig:
     """``cpu`` or ``cuda``."""
     servers: int = 1
     gpus: list[int] = field(default_factory=list)
-    """Devices of all servers together, ``tensor_parallel`` each; all that there are if empty."""
+    """Devices of all servers together, ``tensor_parallel`` each; the first ones if empty."""
     tensor_parallel: int = 1
     dtype: str = "float32"
     memory_share: float = 0.1

@@ -134,6 +134,14 @@ class Fleet:
     # ---- mending --------------------------------------------------------------------------------
 
     async def _mend(self, server: Server) -> None:
+        try:
+            await self._start_again(server)
+        finally:
+            if server.number not in self._usable:
+                self._lost.add(server.number)
+                self._changed.set()
+
+    async def _start_again(self, server: Server) -> None:
         while server.num_starts <= self.config.restarts:
             await server.stop()
             self.num_restarts += 1
@@ -147,8 +155,6 @@ class Fleet:
             except (EngineLost, ToolshedError) as error:
                 log.warning("%s did not come back: %s", server, error)
         await server.stop()
-        self._lost.add(server.number)
-        self._changed.set()
         log.error("%s is given up after %d starts", server, server.num_starts)
 
     async def load_newest(self, server: Server) -> None:

@@ -40,12 +40,12 @@ def check_lengths(engine: EngineConfig, folder: Path, max_length: int) -> None:
         "engine.context_length": engine.context_length or needed,
         "engine.max_total_tokens": engine.max_total_tokens or needed,
     }
-    for name, room in rooms.items():
-        if room < needed:
-            raise ConfigError(
-                f"max_length={max_length} needs {needed} places of an engine, which keeps {MARGIN} "
-                f"for itself, and {name} are {room}; give max_length={room - MARGIN} or less"
-            )
+    name = min(rooms, key=lambda each: rooms[each])
+    if rooms[name] < needed:
+        raise ConfigError(
+            f"max_length={max_length} needs {needed} places of an engine, which keeps {MARGIN} for "
+            f"itself, and {name} are {rooms[name]}; give max_length={rooms[name] - MARGIN} or less"
+        )
 
 
 def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:

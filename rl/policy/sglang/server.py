@@ -277,10 +277,14 @@ def _engine_variables(config: EngineConfig, number: int) -> dict[str, str]:
     if config.device == "cpu":
         # Compiling the tower's helpers would hold the first picture up for half a minute.
         variables |= {"SGLANG_USE_CPU_ENGINE": "1", "TORCH_COMPILE_DISABLE": "1"}
-    elif config.gpus:
-        first = number * config.tensor_parallel
-        mine = config.gpus[first : first + config.tensor_parallel]
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+    else:
+        tp = config.tensor_parallel
+        gpus = config.gpus or range(config.servers * tp)
+        # Numbers are those that this process sees, which a job may have been given a part of.
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = seen.split(",") if seen else [str(each) for each in range(max(gpus) + 1)]
+        mine = gpus[number * tp : (number + 1) * tp]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(names[each].strip() for each in mine)
     if config.trains_vision:
         # Its cache of picture features outlives a weight update (sgl-project/sglang 36468).
         variables["SGLANG_VLM_CACHE_SIZE_MB"] = "0"

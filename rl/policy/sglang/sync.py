@@ -53,15 +53,16 @@ class FolderSync:
     """All weights as a checkpoint folder, which engines also start from; the last two are kept."""
 
     def __init__(self, policy: SglangPolicy, folder: Path) -> None:
-        """``folder`` is this object's own: what another run left there is deleted."""
+        """Versions that a killed run left in ``folder`` are deleted with the first update."""
         self.policy, self.folder = policy, folder
         self.num_bytes = 0
-        shutil.rmtree(folder, ignore_errors=True)
         self._written: list[Path] = []
 
     async def update(self, weights: Weights, version: int) -> None:
         """Write the folder, unless it was for this version, and let all engines load it."""
         path = self.folder / f"version_{version:06d}"
+        if not self._written:
+            self._clear()
         if path not in self._written:
             # In a thread, so that rollouts go on meanwhile.
             await asyncio.to_thread(weights.export, path)
@@ -77,4 +78,9 @@ class FolderSync:
 
     async def aclose(self) -> None:
         """Forget the folders."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._written:
+            self._clear()
+
+    def _clear(self) -> None:
+        for each in self.folder.glob("version_*"):
+            shutil.rmtree(each, ignore_errors=True)
