@@ -101,7 +101,6 @@ def words_of(folder: Path, tools: Path, policy: str, staleness: int, steps: int)
     """The words of a run of ``rl.train`` on the inputs in ``folder``."""
     sizes = [f"num_prompts={NUM_PROMPTS}", f"group_size={GROUP_SIZE}", "width=8"]
     engine = ["engine.max_total_tokens=32768", "engine.start_timeout_s=1800"]
-    engine = engine if policy == "sglang" else []
     return [
         "demo",
         f"tools.config={tools}",
@@ -117,7 +116,7 @@ def words_of(folder: Path, tools: Path, policy: str, staleness: int, steps: int)
         "overrides.kl=0.001",
         "tensorboard=false",
         *sizes,
-        *engine,
+        *(engine if policy == "sglang" else []),
     ]
 
 

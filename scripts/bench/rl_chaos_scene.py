@@ -220,10 +220,20 @@ class ChaosRun:
             return []
 
     def _see_them_gone(self, family: list[psutil.Process]) -> None:
-        left = psutil.wait_procs(family, timeout=_GONE_S)[1]
+        deadline = time.monotonic() + _GONE_S
+        while (left := [each for each in family if _runs(each)]) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
         self.num_left_over += len(left)
         for each in left:
             each.kill()
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Ended ones may wait for ever for a parent that asks."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _words(process: psutil.Process) -> str:
