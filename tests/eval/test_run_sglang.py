@@ -11,18 +11,27 @@ import yaml
 from eval.rows import EvalRow, read_rows
 from eval.run import main
 from rl.data import write_questions
+from rl.types import Question
 from tests.rl.camera_tools import CAMERA
 from tests.rl.engines import TURNS, odd_question, skip_without_engine, taught
 
 pytestmark = pytest.mark.slow
 
 
-def test_greedy_answers_are_those_of_the_transformers_policy(tiny: Path, tmp_path: Path) -> None:
+def test_greedy_answers_are_those_of_the_transformers_policy(
+    tiny: Path, tmp_path: Path, questions: list[Question]
+) -> None:
     skip_without_engine()
     folder = taught(tiny, tmp_path / "taught", TURNS)
     tools = tmp_path / "tools.yaml"
     tools.write_text(yaml.safe_dump(CAMERA))
-    asked = [replace(odd_question(seed), source="tabletop-point") for seed in range(6)]
+    # What the policy was taught to answer, in the layout of a benchmark.
+    points = [each for each in questions if each.source == "tabletop-point"]
+    taught_ones = [odd_question(seed) for seed in range(len(points))]
+    asked = [
+        replace(point, messages=other.messages, images=other.images)
+        for point, other in zip(points, taught_ones, strict=True)
+    ]
     write_questions(tmp_path / "tabletop-point.parquet", asked)
 
     def rows(policy: str, *more: str) -> dict[str, EvalRow]:
@@ -35,7 +44,7 @@ def test_greedy_answers_are_those_of_the_transformers_policy(tiny: Path, tmp_pat
 
     expected = rows("transformers")
     found = rows("sglang", "engine.max_total_tokens=8192", "engine.checked_prompts=1.0")
-    assert len(expected) == 6 and set(found) == set(expected)
+    assert len(expected) == len(asked) and set(found) == set(expected)
     for name, row in found.items():
         mine, theirs = row.episode, expected[name].episode
         assert [turn.text for turn in mine.turns] == [turn.text for turn in theirs.turns]
