@@ -138,13 +138,13 @@ def measure(
     place.mkdir()
     with served_tools(place) as tools:
         words = words_of(folder, tools, policy, staleness, steps=6 * kills + 6)
-        run = ChaosRun(place, words, trainer=["-c", _KEPT] if spoil else None)
-        run.start()
-        for fault in chosen:
-            run.wait_for_step(run.num_steps() + rng.randint(2, 5))
-            disturb(run, fault, tools)
-        if code := run.finish():
-            raise RuntimeError(f"the run ended with {code}: {run.said.read_text()[-2000:]}")
+        with ChaosRun(place, words, trainer=["-c", _KEPT] if spoil else None) as run:
+            run.start()
+            for fault in chosen:
+                run.wait_for_step(run.num_steps() + rng.randint(2, 5))
+                disturb(run, fault, tools)
+            if code := run.finish():
+                raise RuntimeError(f"the run ended with {code}: {run.said.read_text()[-2000:]}")
         account = account_of(run, place / "calls.jsonl")
     return Outcome(
         policy=policy,

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psutil
@@ -122,7 +123,7 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[bytes]) -> No
 
 
 class ChaosRun:
-    """A run in ``folder``; its learner is started as often as it takes."""
+    """A run in ``folder``; its learner is started as often as it takes, and ends with ``with``."""
 
     def __init__(self, folder: Path, words: list[str], *, trainer: list[str] | None = None) -> None:
         """``words`` are those of ``rl.train``; ``trainer`` is another program that takes them."""
@@ -134,6 +135,18 @@ class ChaosRun:
         """Processes that outlived their learner."""
         self._trainer = trainer or ["-m", "rl.train"]
         self._learner: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> ChaosRun:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._learner is not None and self._learner.poll() is None:
+            self.kill_learner()
 
     @property
     def learner(self) -> subprocess.Popen[bytes]:

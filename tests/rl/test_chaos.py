@@ -76,28 +76,30 @@ def test_a_tool_and_the_learner_are_killed_and_the_disk_is_full_under_a_policy_i
     inputs: Path, tmp_path: Path, ray_cluster: str
 ) -> None:
     with served_tools(tmp_path, ray_cluster) as tools:
-        run = ChaosRun(tmp_path, words_of(inputs, tools, "transformers", 0, STEPS))
-        run.start()
-        run.wait_for_step(1)
-        run.kill_tool(tools)
-        run.wait_for_step(run.num_steps() + 3)
-        lose_learner(run)
-        run.wait_for_step(run.num_steps() + 3)
-        fill_disk(run)
-        run.start()
-        check(run, tmp_path / "calls.jsonl", 0, num_stops=2)
+        words = words_of(inputs, tools, "transformers", 0, STEPS)
+        with ChaosRun(tmp_path, words) as run:
+            run.start()
+            run.wait_for_step(1)
+            run.kill_tool(tools)
+            run.wait_for_step(run.num_steps() + 3)
+            lose_learner(run)
+            run.wait_for_step(run.num_steps() + 3)
+            fill_disk(run)
+            run.start()
+            check(run, tmp_path / "calls.jsonl", 0, num_stops=2)
 
 
 def test_an_engine_is_killed_and_comes_back(inputs: Path, tmp_path: Path, ray_cluster: str) -> None:
     skip_without_engine()
     with served_tools(tmp_path, ray_cluster) as tools:
-        run = ChaosRun(tmp_path, words_of(inputs, tools, "sglang", 0, STEPS))
-        run.start()
-        run.wait_for_step(3)
-        run.kill_engine()
-        check(run, tmp_path / "calls.jsonl", 0, num_stops=0)
-        last = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
-        assert last["engine_restarts"] == 1
+        words = words_of(inputs, tools, "sglang", 0, STEPS)
+        with ChaosRun(tmp_path, words) as run:
+            run.start()
+            run.wait_for_step(3)
+            run.kill_engine()
+            check(run, tmp_path / "calls.jsonl", 0, num_stops=0)
+            last = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
+            assert last["engine_restarts"] == 1
 
 
 def test_all_of_it_one_step_ahead_and_the_learner_while_its_engine_comes_back(
@@ -105,15 +107,16 @@ def test_all_of_it_one_step_ahead_and_the_learner_while_its_engine_comes_back(
 ) -> None:
     skip_without_engine()
     with served_tools(tmp_path, ray_cluster) as tools:
-        run = ChaosRun(tmp_path, words_of(inputs, tools, "sglang", 1, STEPS))
-        run.start()
-        run.wait_for_step(1)
-        run.kill_tool(tools)
-        run.wait_for_step(run.num_steps() + 3)
-        first = run.engines()
-        run.kill_engine()
-        wait_until(lambda: bool(run.engines()) and run.engines() != first, run.learner)
-        lose_learner(run)
-        fill_disk(run)
-        run.start()
-        check(run, tmp_path / "calls.jsonl", 1, num_stops=2)
+        words = words_of(inputs, tools, "sglang", 1, STEPS)
+        with ChaosRun(tmp_path, words) as run:
+            run.start()
+            run.wait_for_step(1)
+            run.kill_tool(tools)
+            run.wait_for_step(run.num_steps() + 3)
+            first = run.engines()
+            run.kill_engine()
+            wait_until(lambda: bool(run.engines()) and run.engines() != first, run.learner)
+            lose_learner(run)
+            fill_disk(run)
+            run.start()
+            check(run, tmp_path / "calls.jsonl", 1, num_stops=2)
