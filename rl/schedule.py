@@ -254,6 +254,9 @@ class Schedule:
         order = self._tasks.pop(task)
         self._moved.set()
         if task.cancelled():
+            # Where not by us: its group would be waited for in vain.
+            name = order.drawn.question.id
+            self._bug = self._bug or RuntimeError(f"a rollout of {name} was cancelled from within")
             return
         if (error := task.exception()) is not None:
             self._bug = self._bug or error

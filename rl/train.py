@@ -237,7 +237,9 @@ class _Training:
         self.run_dir.save_checkpoint(self.learner.step, write)
 
     def _finish(self) -> Path:
-        self._save()
+        saved = self.run_dir.latest_checkpoint()
+        if saved is None or saved[0] != self.learner.step:
+            self._save()
         final = self.run_dir.path / "final"
         if self.config.lora.rank:
             self.update.export_adapters(self.run_dir.path / "adapters")

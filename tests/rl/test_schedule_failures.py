@@ -105,3 +105,20 @@ def test_a_bug_in_one_episode_is_raised_as_it_is_and_leaves_nothing_running() ->
         return len(asyncio.all_tasks())
 
     assert run_virtual(main()) == 1
+
+
+def test_a_rollout_that_cancels_itself_is_said_and_not_waited_for() -> None:
+    class Cancelling(PacedPolicy):
+        async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
+            if prompt.question.id == "0-1":
+                raise asyncio.CancelledError
+            return await super().generate(prompt, sampling)
+
+    async def main() -> None:
+        policy = Cancelling(lambda prompt: Said(text="ok", num_tokens=1), token_s=1.0)
+        schedule = Schedule(player(policy), RULES, Questions(), judge)
+        async with aclosing(schedule):
+            with pytest.raises(RuntimeError, match="0-1 was cancelled from within"):
+                await schedule.step()
+
+    run_virtual(main())

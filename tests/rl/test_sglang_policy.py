@@ -351,7 +351,7 @@ def test_limits_of_a_run_are_those_of_its_engines() -> None:
     assert with_limits(own, width=5, max_length=100) == own
 
 
-def test_folders_of_weights_are_two_and_written_once(
+def test_folders_of_weights_are_two_and_written_once_and_kept_where_an_engine_starts(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(tiny)
@@ -379,7 +379,13 @@ def test_folders_of_weights_are_two_and_written_once(
         names = [path.name for path in exported]
         assert names == ["version_000001", "version_000002", "version_000003"]
         assert [path.name for path in loaded] == [names[0], names[1], names[1], names[2]]
-        assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == names[1:]
+        assert sorted((tmp_path / "weights").iterdir()) == exported[1:]
+        policy.fleet.starting[1] = exported[1]
+        await policy.update_weights(held, 4)
+        assert sorted((tmp_path / "weights").iterdir()) == exported[1:], "one starts from it"
+        policy.fleet.starting.clear()
+        await policy.update_weights(held, 5)
+        assert sorted((tmp_path / "weights").iterdir()) == exported[3:]
         assert policy.figures()["engine_sync_bytes"] > 1e6
         await policy.aclose()
         assert not list((tmp_path / "weights").iterdir())

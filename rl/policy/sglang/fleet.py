@@ -55,6 +55,8 @@ class Fleet:
         """Held while weights change: nobody is watched, nobody rejoins."""
         self.num_updates = 0
         """Begun ones."""
+        self.starting: dict[int, Path] = {}
+        """What engines that are not up yet are started from, by number; to be kept until then."""
         self._usable: set[int] = set()
         self._lost: set[int] = set()
         """Given up."""
@@ -72,7 +74,11 @@ class Fleet:
         self._watch_task = asyncio.ensure_future(self._watch())
 
     async def _start(self, server: Server, checkpoint: Checkpoint) -> None:
-        await server.start(checkpoint.folder, checkpoint.version, self.first)
+        self.starting[server.number] = checkpoint.folder
+        try:
+            await server.start(checkpoint.folder, checkpoint.version, self.first)
+        finally:
+            del self.starting[server.number]
 
     async def stop(self) -> None:
         tasks = [*self._tasks, *([self._watch_task] if self._watch_task else [])]

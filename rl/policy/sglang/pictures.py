@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from sft.render import Renderer
+from sft.run_dir import draft_file
 from toolshed.errors import ConfigError
 from toolshed.images import make_image
 from toolshed.types import ToolImage
@@ -54,9 +55,8 @@ class PictureStore:
         if self._folder is None:
             return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
         path = self._folder.resolve() / f"{name}.png"
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(data)
-        draft.replace(path)
+        with draft_file(path) as draft:
+            draft.write_bytes(data)
         return str(path)
 
     def _encoded(self, image: ToolImage) -> bytes:

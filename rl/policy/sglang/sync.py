@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rl.policy.sglang.policy import SglangPolicy
 
 _KEPT_FOLDERS = 2
-"""An engine may still be starting from the last one."""
+"""Besides those that engines are still starting from."""
 
 
 class Sync(Protocol):
@@ -72,8 +72,10 @@ class FolderSync:
             self._written.append(path)
             self.num_bytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         await update_from_folder(self.policy, path, version)
-        while len(self._written) > _KEPT_FOLDERS:
-            shutil.rmtree(self._written.pop(0), ignore_errors=True)
+        for old in self._written[:-_KEPT_FOLDERS]:
+            if old not in self.policy.fleet.starting.values():
+                self._written.remove(old)
+                shutil.rmtree(old, ignore_errors=True)
 
     async def catch_up(self, server: Server) -> None:
         """It began with the newest folder, or loads the one that was written meanwhile."""
