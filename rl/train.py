@@ -23,7 +23,7 @@ from rl.plan import Plan, prepare
 from rl.policy.base import LearningPolicy, Weights
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
-from rl.rollout_figures import mean, rollout_figures
+from rl.rollout_figures import mean, rollout_figures, speed_figures
 from rl.schedule import Rules, Schedule
 from rl.schedule_position import Position
 from rl.selection import PromptSelection
@@ -57,7 +57,7 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
     ``shed`` lends tools that are already open; otherwise those of the config are opened and closed.
     """
     plan = prepare(config)
-    run = RunDir(config.out, tensorboard=config.tensorboard)
+    run = RunDir(config.out, tensorboard=config.tensorboard, track=config.track)
     try:
         run.save_config(to_yaml(config))
         return asyncio.run(_run(plan, run, shed, engine))
@@ -176,6 +176,7 @@ class _Training:
         figures["update_s"] = time.monotonic() - rolled
         figures |= await self._validate(player)
         figures["step_s"] = time.monotonic() - begun
+        figures |= speed_figures(figures)
         self.run_dir.log(self.learner.step, figures)
         self.log.write(self.learner.step, groups)
         position = schedule.position()
