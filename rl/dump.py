@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from rl.episode import episode_of, pictures_of
+from rl.episode import Episode, episode_of, pictures_of
 from rl.kept_pictures import FOLDER, KeptPictures, keep, pixel_hash
 from rl.rewards.query import query_rewards
 from rl.types import Question, Reward, StopReason, Trajectory
@@ -92,6 +93,14 @@ def _versions(trajectory: Trajectory) -> list[list[int]]:
 
 
 # ---- reading --------------------------------------------------------------------------------
+
+_EPISODE = TypeAdapter(Episode)
+
+
+def episode_in(told: Mapping[str, Any]) -> Episode:
+    """The episode that a line holds, without what it was trained on; pydantic's ValidationError
+    where the line holds none."""
+    return _EPISODE.validate_python({each.name: told[each.name] for each in fields(Episode)})
 
 
 class StoredBatches:

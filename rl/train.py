@@ -19,8 +19,10 @@ from pathlib import Path
 
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
+from rl.flight import Flight
 from rl.plan import Plan, prepare
 from rl.policy.base import LearningPolicy, Weights
+from rl.progress import Dashboard, Progress, board_before, shown
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.rollout_figures import mean, rollout_figures, speed_figures
@@ -98,25 +100,23 @@ class _Training:
         self.update = PolicyUpdate(config, plan.folder, plan.renderer)
         self.learner = self.update.learner
         self.log = TrajectoryLog(run.path, config.dump_every)
+        self.progress: Progress
         self._position: Position | None = None
 
     async def run(self, shed: Toolshed | None, engine: Engine) -> Path:
-        from tqdm import tqdm
-
         self._resume()
         policy = engine(self.config, self.update, self.learner.renderer)
         await policy.start()
         await policy.update_weights(self.update, self.learner.step)
         limits = Limits(max_turns=self.config.max_turns, max_tokens=self.config.max_tokens)
-        player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
-        steps = range(self.learner.step, self.config.steps)
-        title = f"rl {self.run_dir.path}"
+        renderer, flight = self.learner.renderer, Flight()
+        player = Player(policy=policy, renderer=renderer, shed=shed, limits=limits, flight=flight)
         schedule = self._schedule(player)
+        before = board_before(self.run_dir.path, self.config.steps, self.run_dir.metrics())
         async with aclosing(schedule):
-            with tqdm(steps, initial=steps.start, total=self.config.steps, desc=title) as bar:
-                for step in bar:
-                    figures = await self._step(step, player, policy, schedule)
-                    bar.set_postfix(reward=f"{figures['reward']:.2f}", refresh=False)
+            with shown(self.config.progress, Dashboard(before, flight, schedule)) as self.progress:
+                for step in range(self.learner.step, self.config.steps):
+                    self.progress.step(await self._step(step, player, policy, schedule))
         await policy.aclose()
         return self._finish()
 
@@ -155,11 +155,13 @@ class _Training:
     ) -> dict[str, Json]:
         """One optimiser step on the next groups; returns the figures that were logged."""
         begun = time.monotonic()
+        self.progress.phase("waiting for groups")
         taken = await schedule.step()
         groups = [list(group.trajectories) for group in taken]
         self._check_failures(list(chain(*groups)))
         self.selection.observe(step, [group.order.drawn for group in taken], groups)
         rolled = time.monotonic()
+        self.progress.phase("updating")
         made = self.update.samples(groups)
         figures = rollout_figures(groups, made.counts, rolled - begun)
         figures |= self.selection.figures(step)
@@ -170,6 +172,7 @@ class _Training:
             figures |= await asyncio.to_thread(self.update.learn, made)
         else:
             figures |= {"retried": scheduled["retried"], **self.update.learn(made)}
+        self.progress.phase("handing over weights")
         await policy.update_weights(self.update, self.learner.step)
         schedule.trained()
         figures |= policy.figures()
@@ -203,6 +206,7 @@ class _Training:
         every = self.config.val_every
         if not every or self.learner.step % every:
             return {}
+        self.progress.phase("validating")
         greedy = self._sampling(0.0)
         jobs = [Job(question=question, sampling=greedy) for question in self.plan.val_questions]
         played = [t async for _, t in run_rollouts(jobs, player, width=self.config.width)]

@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +85,10 @@ class _Trackio:
         self._package.finish()
 
 
-_SERVICES = {"wandb": _Wandb, "trackio": _Trackio}
+_SERVICES: dict[str, Callable[[Path, str, Mapping[str, Json]], _Service]] = {
+    "wandb": _Wandb,
+    "trackio": _Trackio,
+}
 
 
 class Trackers:
