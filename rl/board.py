@@ -34,7 +34,10 @@ _LEARNER = (
     ("trained_per_s", "trained tokens/s"),
 )
 _ENGINE = "engine_"
+_MOST_STATES = 6
 _MOST_TOOLS = 12
+_TOOL_COLUMNS = {"calls": 6, "ok": 5, "refused": 7, "failed": 6, "mean": 6, "p95": 6, "queue": 6}
+"""With their widths."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +65,16 @@ class Board:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         draw = _wide if width >= _WIDE else _narrow
-        room = self.height or 10_000
-        for part in draw(self, width):
-            rows = len(console.render_lines(part, options))
-            if rows <= room:
-                yield part
-                room -= rows
+        parts = [(part, len(console.render_lines(part, options))) for part in draw(self, width)]
+        room = self.height or sum(rows for _, rows in parts) + len(parts)
+        is_spaced = sum(rows for _, rows in parts) + len(parts) - 1 <= room
+        for place, (part, rows) in enumerate(parts):
+            if rows > room:
+                continue
+            if place and is_spaced:
+                yield Text("")
+            yield part
+            room -= rows
 
     @property
     def now(self) -> Figures:
@@ -112,15 +119,20 @@ def _wide(board: Board, width: int) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 4, 0, 0), pad_edge=False, expand=False)
     grid.add_column(width=half)
     grid.add_column(width=half)
-    grid.add_row(*(Group(*[part for part in parts if part]) for parts in (left, right)))
+    grid.add_row(*(_stacked(parts) for parts in (left, right)))
     parts = [_head(board, width), grid, _tools(board, width), _last(board, width)]
     return [part for part in parts if part is not None]
+
+
+def _stacked(parts: Sequence[RenderableType | None]) -> RenderableType:
+    shown = [part for part in parts if part is not None]
+    return Group(*[each for part in shown for each in (part, Text(""))][:-1])
 
 
 def _section(title: str, width: int, *rows: RenderableType) -> RenderableType:
     heading = Text(f"{title} ", style="bold cyan")
     heading.append("─" * (width - len(title) - 1), style="bright_black")
-    return Group(heading, *rows, Text(""))
+    return Group(heading, *rows)
 
 
 def _head(board: Board, width: int) -> RenderableType:
@@ -134,7 +146,7 @@ def _head(board: Board, width: int) -> RenderableType:
     times = f" {100 * share:3.0f} %  {duration(board.elapsed_s)}{to_go}"
     bar = _bar(share, max(8, width - len(times)), "cyan", "bright_black")
     bar.append(times)
-    return Group(title, bar, Text(""))
+    return Group(title, bar)
 
 
 # ---- trends -------------------------------------------------------------------------------------
@@ -198,7 +210,7 @@ def _rollouts(board: Board, width: int) -> RenderableType | None:
     if board.states is not None:
         total = sum(board.states.values())
         room = max(6, width - 32)
-        for name, num in board.states.items():
+        for name, num in _few(board.states).items():
             row = Text(f"{_clean(_waits(name), 25):<26}")
             row.append_text(_bar(num / total if total else 0.0, room, "cyan"))
             row.append(f"{num:5}", style="bold" if num else "bright_black")
@@ -207,6 +219,14 @@ def _rollouts(board: Board, width: int) -> RenderableType | None:
         told = [(name, f"{number(board.now, name):.0f}") for name in ("in_flight", "carried")]
         rows.append(_pairs([("groups in flight", told[0][1]), ("carried over", told[1][1])]))
     return _section("Rollouts", width, *rows) if rows else None
+
+
+def _few(states: Mapping[str, int]) -> dict[str, int]:
+    """The first of them; the others as one."""
+    names = list(states)
+    shown = {name: states[name] for name in names[:_MOST_STATES]}
+    rest = sum(states[name] for name in names[_MOST_STATES:])
+    return shown | ({"other tools": rest} if rest else {})
 
 
 def _waits(state: str) -> str:
@@ -222,12 +242,13 @@ def _tools(board: Board, width: int) -> RenderableType | None:
     if not found:
         return None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bright_black")
-    table.add_column("tool", ratio=1, no_wrap=True, width=width - 50)
-    for heading in ("calls", "ok", "refused", "failed", "mean", "p95", "queue"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    room = max(8, width - sum(size + 2 for size in _TOOL_COLUMNS.values()))
+    table.add_column("tool", no_wrap=True, width=room)
+    for heading, size in _TOOL_COLUMNS.items():
+        table.add_column(heading, justify="right", no_wrap=True, width=size)
     order = sorted(found, key=lambda tool: -found[tool].get("calls", 0))
     for tool in order[:_MOST_TOOLS]:
-        table.add_row(*_tool_cells(tool, found[tool], width - 50))
+        table.add_row(*_tool_cells(tool, found[tool], room))
     more = [Text(f"and {len(order) - _MOST_TOOLS} more", style="bright_black")]
     return _section("Tools", width, table, *(more if len(order) > _MOST_TOOLS else []))
 
