@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -171,28 +171,7 @@ class StoredBatches:
 
     def _trajectory(self, told: Mapping[str, Any]) -> Trajectory:
         self._queries[told["seed"]] = tuple(told["query_rewards"])
-        return Trajectory(
-            question=Question(
-                id=told["question_id"],
-                source=told["source"],
-                kind=told["kind"],
-                messages=(),
-                images=(),
-                target=told["target"],
-            ),
-            sample_index=told["sample_index"],
-            seed=told["seed"],
-            turns=(),
-            messages=(),
-            stop_reason=StopReason(told["stop_reason"]),
-            token_ids=tuple(told["token_ids"]),
-            spans=tuple(_span(*each) for each in told["spans"]),
-            logprobs=tuple(told["logprobs"]),
-            images=tuple(self._images(told)),
-            seconds=told["seconds"],
-            reward=_reward(told),
-            failure=told["failure"],
-        )
+        return replace(unseen_trajectory(told), images=tuple(self._images(told)))
 
     def _images(self, told: Mapping[str, Any]) -> Iterator[ToolImage]:
         for picture, pixels in zip(told["pictures"], told["pixels"], strict=True):
@@ -204,6 +183,31 @@ class StoredBatches:
                     "since the run; put it back"
                 )
             yield image
+
+
+def unseen_trajectory(told: Mapping[str, Any]) -> Trajectory:
+    """What trains of a line's trajectory, but for its pictures."""
+    return Trajectory(
+        question=Question(
+            id=told["question_id"],
+            source=told["source"],
+            kind=told["kind"],
+            messages=(),
+            images=(),
+            target=told["target"],
+        ),
+        sample_index=told["sample_index"],
+        seed=told["seed"],
+        turns=(),
+        messages=(),
+        stop_reason=StopReason(told["stop_reason"]),
+        token_ids=tuple(told["token_ids"]),
+        spans=tuple(_span(*each) for each in told["spans"]),
+        logprobs=tuple(told["logprobs"]),
+        seconds=told["seconds"],
+        reward=_reward(told),
+        failure=told["failure"],
+    )
 
 
 def _span(start: int, end: int, kind: str) -> Span:
