@@ -219,7 +219,7 @@ async function gallery({ filters: FILTERS, values = {}, sorts, parts, facts, bad
   }
 
   function remember() {
-    const open = list.querySelector("details[open]");
+    const open = list.querySelector(":scope > details[open]");
     const state = open ? open.one.anchor : `?${new URLSearchParams(chosen())}`;
     history.replaceState(null, "", open || state !== "?" ? `#${state}` : location.pathname + location.search);
   }
@@ -246,7 +246,7 @@ async function gallery({ filters: FILTERS, values = {}, sorts, parts, facts, bad
     const hash = location.hash.slice(1);
     if (anchors.has(hash)) {
       const one = anchors.get(hash);
-      const open = list.querySelector("details[open]");
+      const open = list.querySelector(":scope > details[open]");
       if (open?.one === one) return;
       if (!shown.includes(one)) {
         form.reset();
@@ -291,7 +291,7 @@ async function gallery({ filters: FILTERS, values = {}, sorts, parts, facts, bad
     if (event.metaKey || event.ctrlKey || event.altKey) return;
     const typing = event.target.closest?.("select, input");
     if (event.key === "Escape") {
-      const open = list.querySelector("details[open]");
+      const open = list.querySelector(":scope > details[open]");
       if (typing) {
         if (typing.name === "text" && typing.value) typing.value = "";
         else typing.blur();
