@@ -84,7 +84,7 @@ def test_a_step_counts_who_stopped_why_and_how_sure_it_was() -> None:
     sure = Turn(completion=Completion(text="", token_ids=(1, 2), logprobs=(-1.0, -2.0)))
     torn = Turn(
         completion=Completion(text="", token_ids=(3,), logprobs=(-3.0,)),
-        errors=(CallError(position=0, text="no JSON"),),
+        errors=(CallError(reason="malformed", text="no JSON", start=0, end=4),),
     )
     whole = replace(made, turns=(*made.turns, sure, torn), spans=spans)
     lost = broken(fake_trajectory("depth", 1, right=True, tools=False))
