@@ -149,7 +149,7 @@ def _found(episode: Episode, line: Mapping[str, Any], run: Path) -> Episode:
 
 
 def _told(line: Mapping[str, Any], episode: Episode, numbers: Mapping[str, int]) -> dict[str, Json]:
-    calls = [call for turn in episode.turns for call in turn.calls]
+    tools: list[Json] = [*sorted({call.name for turn in episode.turns for call in turn.calls})]
     return {
         "step": str(line["step"]),
         "group": int(line["group"]),
@@ -157,7 +157,7 @@ def _told(line: Mapping[str, Any], episode: Episode, numbers: Mapping[str, int])
         "id": episode.question_id,
         "task": task_name(episode.source),
         "stop": episode.stop_reason,
-        "tools": sorted({call.name for call in calls}) or ["none"],
+        "tools": tools or ["none"],
         "seconds": round(episode.seconds, 3),
         "score": None if episode.reward is None else round(episode.reward, 4),
         "reward": _band(episode.reward),

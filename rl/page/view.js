@@ -36,7 +36,7 @@ function tokensOf(one) {
     if (kind === "template" && !said.trim()) continue;
     const fate = advantage === null || !advantage ? "" : advantage > 0 ? "towards" : "away";
     const label = advantage === null ? `${kind}, ${num}` : `${kind}, ${num}, ${signed(advantage)}`;
-    text.append(node("p", `stretch ${kind} ${fate}`, node("small", "", label), node("span", "", said)));
+    text.append(node("p", `stretch ${kind} ${fate}`, node("small", "", label), node("span", "", said.trim())));
   }
   return node("details", "trained", node("summary", "", `Tokens: ${words}`), text);
 }

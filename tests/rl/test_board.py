@@ -41,9 +41,9 @@ BOARD = Board(
 
 
 def drawn(board: Board, width: int) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(board)
-    return console.file.getvalue().split("\n")[:-1]  # type: ignore[attr-defined]
+    text = io.StringIO()
+    Console(width=width, file=text, color_system=None).print(board)
+    return text.getvalue().split("\n")[:-1]
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
