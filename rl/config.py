@@ -25,6 +25,8 @@ from sft.config import (
 )
 from toolshed.errors import ConfigError
 
+PROGRESS = ("auto", "dashboard", "bar", "none")
+
 TRUNCATE = 2.0
 """Cap of importance weights where ``max_staleness`` is above 0 and no other was given."""
 
@@ -135,11 +137,16 @@ class RLConfig:
     threads: int = 1
     """CPU threads; on small models a second one costs more than it brings."""
     tensorboard: bool = True
+    track: list[str] = field(default_factory=list)
+    """Services that get the figures too: ``wandb``, ``trackio``."""
+    progress: str = "auto"
+    """What a terminal shows: ``dashboard``, ``bar``, ``none``; ``auto`` is the dashboard on a
+    terminal, else the bar."""
 
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
         check_choice(self, policy=("transformers", "sglang"))
-        check_choice(self, selection=SELECTIONS)
+        check_choice(self, selection=SELECTIONS, progress=PROGRESS)
         check_positive(self, "steps", "num_prompts", "width", "temperature", "max_length")
         check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")
         check_positive(self, "max_calls")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from rl.episode import episode_of, pictures_of
+from rl.episode import Episode, episode_of, pictures_of
 from rl.kept_pictures import FOLDER, KeptPictures, keep, pixel_hash
 from rl.rewards.query import query_rewards
 from rl.types import Question, Reward, StopReason, Trajectory
@@ -93,6 +94,14 @@ def _versions(trajectory: Trajectory) -> list[list[int]]:
 
 # ---- reading --------------------------------------------------------------------------------
 
+_EPISODE = TypeAdapter(Episode)
+
+
+def episode_in(told: Mapping[str, Any]) -> Episode:
+    """The episode that a line holds, without what it was trained on; pydantic's ValidationError
+    where the line holds none."""
+    return _EPISODE.validate_python({each.name: told[each.name] for each in fields(Episode)})
+
 
 class StoredBatches:
     """The steps of a run's dump, to be trained on again.
@@ -162,28 +171,7 @@ class StoredBatches:
 
     def _trajectory(self, told: Mapping[str, Any]) -> Trajectory:
         self._queries[told["seed"]] = tuple(told["query_rewards"])
-        return Trajectory(
-            question=Question(
-                id=told["question_id"],
-                source=told["source"],
-                kind=told["kind"],
-                messages=(),
-                images=(),
-                target=told["target"],
-            ),
-            sample_index=told["sample_index"],
-            seed=told["seed"],
-            turns=(),
-            messages=(),
-            stop_reason=StopReason(told["stop_reason"]),
-            token_ids=tuple(told["token_ids"]),
-            spans=tuple(_span(*each) for each in told["spans"]),
-            logprobs=tuple(told["logprobs"]),
-            images=tuple(self._images(told)),
-            seconds=told["seconds"],
-            reward=_reward(told),
-            failure=told["failure"],
-        )
+        return replace(unseen_trajectory(told), images=tuple(self._images(told)))
 
     def _images(self, told: Mapping[str, Any]) -> Iterator[ToolImage]:
         for picture, pixels in zip(told["pictures"], told["pixels"], strict=True):
@@ -195,6 +183,31 @@ class StoredBatches:
                     "since the run; put it back"
                 )
             yield image
+
+
+def unseen_trajectory(told: Mapping[str, Any]) -> Trajectory:
+    """What trains of a line's trajectory, but for its pictures."""
+    return Trajectory(
+        question=Question(
+            id=told["question_id"],
+            source=told["source"],
+            kind=told["kind"],
+            messages=(),
+            images=(),
+            target=told["target"],
+        ),
+        sample_index=told["sample_index"],
+        seed=told["seed"],
+        turns=(),
+        messages=(),
+        stop_reason=StopReason(told["stop_reason"]),
+        token_ids=tuple(told["token_ids"]),
+        spans=tuple(_span(*each) for each in told["spans"]),
+        logprobs=tuple(told["logprobs"]),
+        seconds=told["seconds"],
+        reward=_reward(told),
+        failure=told["failure"],
+    )
 
 
 def _span(start: int, end: int, kind: str) -> Span:

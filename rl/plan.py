@@ -15,6 +15,7 @@ from rl.types import Question
 from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.config import check_device, check_out
 from sft.render import Renderer
+from sft.trackers import check_trackers
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 
@@ -37,6 +38,7 @@ def prepare(config: RLConfig) -> Plan:
     """Everything that can be wrong in a config is said here."""
     check_out(config.out)
     check_device(config.device)
+    check_trackers(config.track)
     if not config.data:
         raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
     tools = ToolSet.named(config.tools.config, config.tools.show or None)

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
+from rl.flight import Flight
 from rl.policy.base import Policy, PolicyFailure, Prompt
 from rl.types import Completion, Question, SamplingParams, StopReason, Trajectory, Turn
 from sft.render import IMAGE_MARK, Renderer, Rendering
@@ -46,6 +47,8 @@ class Player:
     shed: Toolshed | None
     """None plays without tools."""
     limits: Limits = Limits()
+    flight: Flight | None = None
+    """Is told what every trajectory does, where somebody looks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +99,8 @@ async def run_episode(job: Job, player: Player) -> Trajectory:
         return await episode.play()
     finally:
         player.policy.release(episode.name)
+        if player.flight is not None:
+            player.flight.leaves(episode.name)
 
 
 def opening(question: Question, specs: Sequence[ToolSpec]) -> list[Message]:
@@ -138,7 +143,9 @@ class _Episode:
 
     async def _turn(self) -> StopReason | None:
         """One assistant turn and the replies to its calls; a reason if the episode is over."""
-        begun = _now_s()
+        begun, flight = _now_s(), self.player.flight
+        if flight is not None:
+            flight.samples(self.name)
         try:
             completion = await self.player.policy.generate(self._prompt(), self._sampling())
         except PolicyFailure as failure:
@@ -151,6 +158,8 @@ class _Episode:
         if self.session is None or over or not (parsed.calls or parsed.errors):
             self.turns.append(Turn(completion=completion, generate_s=generated - begun))
             return StopReason.MAX_TOKENS if over else StopReason.ANSWERED
+        if flight is not None:
+            flight.calls(self.name, [call.name for call in parsed.calls])
         answered = await asyncio.gather(*(self.session.call(call) for call in parsed.calls))
         most = self.player.limits.max_reply_chars
         results = [replace(each, text=chat.cut_middle(each.text, most)) for each in answered]

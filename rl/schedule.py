@@ -141,6 +141,21 @@ class Schedule:
     def version(self) -> int:
         return self._admission.version
 
+    @property
+    def batch(self) -> int:
+        """Groups of one step."""
+        return self._rules.batch
+
+    @property
+    def num_open(self) -> int:
+        """Groups that are being played."""
+        return len(self._tasks)
+
+    @property
+    def num_complete(self) -> int:
+        """Groups that wait to be trained."""
+        return len(self._groups)
+
     # ---- what the learner does ------------------------------------------------------------------
 
     async def step(self) -> list[Group]:
@@ -290,7 +305,10 @@ class Schedule:
                 self._footprints.add(trajectory)
                 self._admission.hold(order.number, self._footprints.group(num_left))
                 self._begin_waiting()
-            return replace(trajectory, reward=self._score(trajectory))
+            scored = replace(trajectory, reward=self._score(trajectory))
+            if self._player.flight is not None:
+                self._player.flight.ends(scored)
+            return scored
 
         trajectories = await _all_or_none([sibling(index) for index in range(num_left)])
         versions = [turn.completion.version for each in trajectories for turn in each.turns]

@@ -21,6 +21,7 @@ from rl.data import QuestionStream, StreamState
 from rl.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
 from rl.schedule import Drawn
 from rl.seeds import seed_of
+from rl.task_figures import task_name
 from rl.types import Question, Trajectory
 from toolshed.types import Json
 
@@ -107,9 +108,9 @@ class PromptSelection:
         means: dict[str, list[float]] = {}
         for posteriors, sources in zip(self._posteriors, self._sources, strict=True):
             for question, mean in posteriors.means(step).items():
-                means.setdefault(sources[question].rpartition("-")[2], []).append(mean)
+                means.setdefault(task_name(sources[question]), []).append(mean)
         for name in sorted(means):
-            told[f"difficulty_{name}"] = [*histogram(means[name])]
+            told[f"task/{name}/difficulty"] = [*histogram(means[name])]
         return told
 
     # ---- run folder -----------------------------------------------------------------------------

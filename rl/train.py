@@ -20,12 +20,14 @@ from pathlib import Path
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
 from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of, lend_memory
+from rl.flight import Flight
 from rl.plan import Plan, prepare
 from rl.policy.base import LearningPolicy
+from rl.progress import Dashboard, Progress, board_before, shown
 from rl.ranks import Leader, follow, is_follower
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player, run_rollouts
-from rl.rollout_figures import mean, rollout_figures
+from rl.rollout_figures import mean, rollout_figures, speed_figures
 from rl.schedule import Rules, Schedule
 from rl.schedule_position import Position
 from rl.selection import PromptSelection
@@ -47,7 +49,7 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
     """
     with Leader(config) as leader:
         plan = prepare(config)
-        run = RunDir(config.out, tensorboard=config.tensorboard)
+        run = RunDir(config.out, tensorboard=config.tensorboard, track=config.track)
         try:
             run.save_config(to_yaml(config))
             return asyncio.run(_run(plan, run, leader, shed, engine))
@@ -91,6 +93,7 @@ class _Training:
         self.update = PolicyUpdate(config, plan.folder, leader=leader, schema=schema)
         self.learner = self.update.learner
         self.log = TrajectoryLog(run.path, config.dump_every)
+        self.progress: Progress
         self._position: Position | None = None
 
     async def run(self, shed: Toolshed | None, engine: Engine) -> Path:
@@ -103,8 +106,6 @@ class _Training:
         return self._finish()
 
     async def _steps(self, policy: LearningPolicy, shed: Toolshed | None) -> None:
-        from tqdm import tqdm
-
         config = self.config
         limits = Limits(
             max_turns=config.max_turns,
@@ -112,15 +113,14 @@ class _Training:
             max_calls=config.max_calls,
             max_reply_chars=config.max_reply_chars,
         )
-        player = Player(policy=policy, renderer=self.learner.renderer, shed=shed, limits=limits)
-        steps = range(self.learner.step, self.config.steps)
-        title = f"rl {self.run_dir.path}"
-        schedule = self._schedule(player, kv_tokens_of(self.config, policy))
+        renderer, flight = self.learner.renderer, Flight()
+        player = Player(policy=policy, renderer=renderer, shed=shed, limits=limits, flight=flight)
+        schedule = self._schedule(player, kv_tokens_of(config, policy))
+        before = board_before(self.run_dir.path, config.steps, self.run_dir.metrics())
         async with aclosing(schedule):
-            with tqdm(steps, initial=steps.start, total=self.config.steps, desc=title) as bar:
-                for step in bar:
-                    figures = await self._step(step, player, policy, schedule)
-                    bar.set_postfix(reward=f"{figures['reward']:.2f}", refresh=False)
+            with shown(config.progress, Dashboard(before, flight, schedule)) as self.progress:
+                for step in range(self.learner.step, config.steps):
+                    self.progress.step(await self._step(step, player, policy, schedule))
 
     def _schedule(self, player: Player, kv_tokens: int) -> Schedule:
         from rl.algorithms.samples import is_informative
@@ -157,11 +157,13 @@ class _Training:
     ) -> dict[str, Json]:
         """One optimiser step on the next groups; returns the figures that were logged."""
         begun = time.monotonic()
+        self.progress.phase("waiting for groups")
         taken = await schedule.step()
         groups = [list(group.trajectories) for group in taken]
         self._check_failures(list(chain(*groups)))
         self.selection.observe(step, [group.order.drawn for group in taken], groups)
         rolled = time.monotonic()
+        self.progress.phase("updating")
         made = self.update.samples(groups)
         figures = rollout_figures(groups, made.counts, rolled - begun)
         figures |= self.selection.figures(step)
@@ -173,12 +175,14 @@ class _Training:
         else:
             await lend_memory(policy)
             figures |= {"retried": scheduled["retried"], **self.update.learn(made)}
+        self.progress.phase("handing over weights")
         await policy.update_weights(self.update, self.learner.step)
         schedule.trained()
         figures |= policy.figures()
         figures["update_s"] = time.monotonic() - rolled
         figures |= await self._validate(player)
         figures["step_s"] = time.monotonic() - begun
+        figures |= speed_figures(figures)
         self.run_dir.log(self.learner.step, figures)
         self.log.write(self.learner.step, groups)
         position = schedule.position()
@@ -205,6 +209,7 @@ class _Training:
         every = self.config.val_every
         if not every or self.learner.step % every:
             return {}
+        self.progress.phase("validating")
         greedy = self._sampling(0.0)
         jobs = [Job(question=question, sampling=greedy) for question in self.plan.val_questions]
         played = [t async for _, t in run_rollouts(jobs, player, width=self.config.width)]

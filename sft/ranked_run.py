@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sft.ranks import rank, told_by_all
@@ -13,9 +13,11 @@ from toolshed.types import Json
 class RankedRun:
     """A ``RunDir`` whose methods every rank calls in the same order; alone it is one."""
 
-    def __init__(self, path: str | Path, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, tensorboard: bool = False, track: Sequence[str] = ()
+    ) -> None:
         self.path = Path(path)
-        self._own = RunDir(path, tensorboard=tensorboard) if rank() == 0 else None
+        self._own = RunDir(path, tensorboard=tensorboard, track=track) if rank() == 0 else None
         told_by_all(None)
 
     def save_config(self, text: str) -> None:

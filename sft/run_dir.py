@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,12 +21,14 @@ from typing import IO
 import yaml
 
 from sft.checkpoint import EXPORT, step_number
+from sft.trackers import Trackers
 from toolshed.command import place_words
 from toolshed.errors import ConfigError
 from toolshed.types import Json
 
 _LOCK = ".lock"
 _BOARD = "tensorboard"
+_SHOWN = ("progress", "tensorboard", "track")
 _TRIED_BYTES = 1 << 16
 """Written and removed before any work."""
 _MOST_KEYS = 6
@@ -36,8 +38,12 @@ _MOST_KEYS = 6
 class RunDir:
     """One folder, one writer at a time."""
 
-    def __init__(self, path: str | Path, *, tensorboard: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, *, tensorboard: bool = False, track: Sequence[str] = ()
+    ) -> None:
+        """``track``: services besides, names of ``sft.trackers.TRACKERS``."""
         self.path = Path(path)
+        self._trackers = Trackers(track, self.path)
         self._lock = take_lock(
             self.path, "is in use by another process; wait for it or choose another out="
         )
@@ -55,13 +61,15 @@ class RunDir:
     def save_config(self, text: str) -> None:
         """Keep the resolved config; a folder in which another one made steps is refused."""
         path = self.path / "config.yaml"
-        if path.exists() and path.read_text() != text and self.metrics():
-            changed = changed_keys(yaml.safe_load(path.read_text()), yaml.safe_load(text))
+        before = _settled(path.read_text()) if path.exists() else {}
+        if before and before != _settled(text) and self.metrics():
+            changed = changed_keys(before, _settled(text))
             raise ConfigError(
                 f"{self.path} holds a run with another config ({changed}); "
                 "choose another out=, or delete the folder to start again"
             )
         write_atomic(path, text)
+        self._trackers.start(yaml.safe_load(text))
 
     def log(self, step: int, figures: dict[str, Json]) -> None:
         """Append one line; figures that are times end in ``_s``."""
@@ -72,6 +80,7 @@ class RunDir:
                 for name, value in figures.items():
                     if isinstance(value, int | float):
                         self._board.add_scalar(name, value, step)  # type: ignore[attr-defined]
+        self._trackers.log(step, figures)
 
     def metrics(self) -> list[dict[str, Json]]:
         """All whole lines; a line torn by a kill is dropped."""
@@ -112,6 +121,7 @@ class RunDir:
         write_atomic(self.metrics_file, "".join(kept))
 
     def close(self) -> None:
+        self._trackers.close()
         self._lock.close()
         if self._board is not None:
             with naming(self.path / _BOARD):
@@ -185,6 +195,11 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         error.filename = str(folder)
         raise ConfigError(f"cannot write in {place_words(error)}") from error
+
+
+def _settled(text: str) -> dict[str, Json]:
+    """What a config says but for how a run is shown, which may change while it goes on."""
+    return {key: value for key, value in yaml.safe_load(text).items() if key not in _SHOWN}
 
 
 def changed_keys(before: Mapping[str, Json], now: Mapping[str, Json]) -> str:

@@ -39,6 +39,7 @@ from sft.ranked_run import RankedRun
 from sft.ranks import check_launch, join_ranks, own_device, own_share, rank
 from sft.render import Renderer
 from sft.sample import TrainingSample
+from sft.trackers import check_trackers
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
@@ -85,6 +86,8 @@ class SFTConfig:
     threads: int = 1
     """CPU threads; on small models a second one costs more than it brings."""
     tensorboard: bool = True
+    track: list[str] = field(default_factory=list)
+    """Services that get the figures too: ``wandb``, ``trackio``."""
 
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
@@ -112,6 +115,7 @@ def prepare(config: SFTConfig) -> Plan:
     check_out(config.out)
     check_device(config.device)
     check_launch(config.shard.zero)
+    check_trackers(config.track)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     folder = resolve_checkpoint(config.model)
     warning = check_schema(folder, tools.schema_hash, config.schema)
@@ -126,7 +130,7 @@ def train(config: SFTConfig) -> Path:
     plan = prepare(config)
     if config.shard.zero:
         join_ranks(config.device)
-    run = RankedRun(config.out, tensorboard=config.tensorboard)
+    run = RankedRun(config.out, tensorboard=config.tensorboard, track=config.track)
     try:
         run.save_config(to_yaml(config))
         return _Training(plan, run).run()

@@ -18,9 +18,9 @@ from eval.demo.figures import figures, stage_label, stage_style, tasks_shown
 from eval.demo.stages import STAGES
 from eval.demo.story import headline, honest, lede
 from eval.demo.summary import Summary
+from rl.gallery import page_text
 
 _PAGE = Path(__file__).resolve().parents[1] / "page"
-_STYLES = ("base.css", "demo.css")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class PageData:
 
 def page(data: PageData) -> str:
     """The whole document."""
-    css = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _STYLES)
+    css = page_text("base.css") + (_PAGE / "demo.css").read_text(encoding="utf-8")
     script = (_PAGE / "demo.js").read_text(encoding="utf-8")
     sections = [figures(data.summary, is_demo=not data.subject)]
     if not data.subject:

@@ -13,13 +13,10 @@ from eval.gate import Finding
 from eval.report import sections
 from eval.report.payload import Payload
 from eval.report.results import Results
-from eval.report.thumbnails import Thumbnail
-from rl.episode import DEPTH_LEVELS
-from toolshed.draw import RAMP, UNKNOWN
+from rl.gallery import document, gallery
+from rl.thumbnails import Thumbnail
 
 _PAGE = Path(__file__).resolve().parents[1] / "page"
-_STYLES = ("base.css", "run.css")
-_SCRIPTS = ("drawing.js", "run.js")
 _FILTERS = {
     "benchmark": "Benchmark",
     "type": "Type",
@@ -46,9 +43,6 @@ def page(
     thumbnails: Mapping[str, Thumbnail],
 ) -> str:
     """The whole document; ``thumbnails`` in the order of their numbers in ``episodes``."""
-    css = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _STYLES)
-    scripts = "".join((_PAGE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    shots = "\n".join(f"{one.width} {one.height} {one.data}" for one in thumbnails.values())
     parts = [
         sections.scores(results),
         sections.types(results),
@@ -58,16 +52,14 @@ def page(
         sections.gate(findings),
         _gallery(episodes, results),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>SpaceTools – evaluation of {escape(results.subject)}</title><style>{css}</style>"
-        '</head><body class="no-script"><a class="skip" href="#episodes">Skip to the episodes</a>'
-        f"{_top(results)}<main>{''.join(parts)}</main>{_foot(results)}{_ramp()}"
-        f'<script type="text/plain" id="episodes-data">{episodes.episodes}</script>'
-        f'<script type="text/plain" id="thumbnails">{shots}</script>'
-        f"<script>{scripts}</script></body></html>\n"
+    body = f"{_top(results)}<main>{''.join(parts)}</main>{_foot(results)}"
+    return document(
+        f"SpaceTools – evaluation of {results.subject}",
+        body,
+        episodes.episodes,
+        thumbnails,
+        style=(_PAGE / "run.css").read_text(encoding="utf-8"),
+        script=(_PAGE / "run.js").read_text(encoding="utf-8"),
     )
 
 
@@ -124,30 +116,9 @@ def _duration(seconds: float) -> str:
 
 
 def _gallery(episodes: Payload, results: Results) -> str:
-    selects = "".join(
-        f'<label>{words}<select name="{name}"><option value="">all</option></select></label>'
-        for name, words in _FILTERS.items()
-    )
-    sorts = "".join(
-        f'<option value="{key}">{words}</option>'
-        for key, words in _SORTS.items()
-        if results.shown or key not in _BY_SCORE
-    )
-    return (
-        '<section id="episodes"><h2>Episodes</h2>'
-        '<noscript><p class="note">The episodes are unpacked by a script, which this browser does '
-        "not run; the rows are in the folder <code>rows</code> beside this page.</p></noscript>"
-        f'<form class="filters" aria-label="Filter the episodes">{selects}'
-        f'<label>Sort<select name="sort">{sorts}</select></label>'
-        '<label>Search<input type="search" name="text" placeholder="words in any text" '
-        'autocomplete="off"></label></form>'
-        f'<p class="hint"><span id="count" role="status" aria-live="polite">'
-        f"{episodes.num_episodes} episodes</span></p>"
-        '<p class="hint keys"><kbd>j</kbd> <kbd>k</kbd> next and previous · <kbd>/</kbd> search · '
-        "<kbd>Enter</kbd> open · <kbd>Esc</kbd> close</p>"
-        '<div id="list"></div><div class="pages" hidden><button name="previous" type="button">'
-        'Previous</button><button name="next" type="button">Next</button></div></section>'
-    )
+    sorts = {key: words for key, words in _SORTS.items() if results.shown or key not in _BY_SCORE}
+    elsewhere = "the rows are in the folder <code>rows</code> beside this page"
+    return gallery(episodes.num_episodes, _FILTERS, sorts, elsewhere)
 
 
 def _foot(results: Results) -> str:
@@ -156,27 +127,3 @@ def _foot(results: Results) -> str:
         "makes it again. How scores, intervals and classes are defined: docs/EVALUATION.md. Tool "
         f"schema <code>{escape(results.schema_hash[:12])}</code>.</p></footer>"
     )
-
-
-def _ramp() -> str:
-    """A filter that colours depth maps: one entry for each grey level, level 0 unknown."""
-    tables = "".join(
-        f'<feFunc{name} type="table" tableValues="'
-        + " ".join(f"{_depth_colour(level)[channel] / 255:.2f}" for level in range(256))
-        + '"/>'
-        for channel, name in enumerate("RGB")
-    )
-    return (
-        '<svg width="0" height="0" style="position:absolute" aria-hidden="true">'
-        '<filter id="ramp" color-interpolation-filters="sRGB"><feComponentTransfer>'
-        f"{tables}</feComponentTransfer></filter></svg>"
-    )
-
-
-def _depth_colour(level: int) -> tuple[float, ...]:
-    if level == 0:
-        return UNKNOWN
-    place = min(level / DEPTH_LEVELS, 1.0) * (len(RAMP) - 1)
-    near = min(int(place), len(RAMP) - 2)
-    share = place - near
-    return tuple(float(c) for c in (1 - share) * RAMP[near] + share * RAMP[near + 1])

@@ -1,38 +1,17 @@
-"""Episodes as the page's script reads them: compact JSON, deflated, in base64.
-
-Pictures are told by number; drawings are told as shapes in normalised places, and drawn in the
-browser when somebody opens the episode.
-"""
+"""The episodes of an evaluation's rows as its page reads them (``rl/gallery_episodes.py``)."""
 
 from __future__ import annotations
 
-import base64
-import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from PIL import Image
 
 from eval.chains import chain_of
 from eval.gate import Finding
 from eval.report.anatomy import CLASS_WORDS, Anatomy
 from eval.report.answers import mode_of, type_of
 from eval.rows import EvalRow, RowKey
-from rl.episode import CallRecord, Drawing, Episode, Picture, TurnRecord
-from rl.rewards import answer as read
-from rl.rewards import geometry
-from rl.viewer import answer_words, target_words, thoughts
-from toolshed.types import Json, Point
-
-LONGEST_TEXT = 6_000
-"""Characters of one reply or thought; the rows file has the rest."""
-LONGEST_RASTER = 12_000
-"""Characters of a mask's or depth map's PNG; larger ones are left out, target masks reduced."""
-_MASK_PX = 384
-
-_DRAWN = {"points", "mask", "depth", "value", "box", "grasp", "grasped", "placed"}
+from rl.gallery_episodes import judged, packed, played
+from toolshed.types import Json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,27 +41,10 @@ def payload(
         | (_judged(row, anatomies[row.key]) if scored else {})
         for row in rows
     ]
-    text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
-    # Half of a pair of surrogates, which a model may well write, has no UTF-8.
-    content = zlib.compress(text.encode("utf-8", "replace"), 6)
-    return Payload(episodes=base64.b64encode(content).decode("ascii"), num_episodes=len(told))
-
-
-def pictures_of(rows: Sequence[EvalRow]) -> dict[str, Picture]:
-    """Every picture that an episode shows, by hash, one with a file before one without."""
-    found: dict[str, Picture] = {}
-    for row in rows:
-        episode = row.episode
-        shown = [episode.prompt_picture] if episode.prompt_picture else []
-        for picture in (*shown, *episode.pictures):
-            if picture.sha256 not in found or not found[picture.sha256].location:
-                found[picture.sha256] = picture
-    return found
+    return Payload(episodes=packed(told), num_episodes=len(told))
 
 
 def _episode(row: EvalRow, findings: list[str], numbers: Mapping[str, int]) -> dict[str, Json]:
-    episode = row.episode
-    seen = episode.prompt_picture or (episode.pictures[0] if episode.pictures else None)
     told: dict[str, Json] = {
         "benchmark": row.benchmark,
         "id": row.question_id,
@@ -90,150 +52,28 @@ def _episode(row: EvalRow, findings: list[str], numbers: Mapping[str, int]) -> d
         "mode": mode_of(row),
         "repeat": row.repeat,
         "type": type_of(row),
-        "chain": chain_of(episode).signature,
-        "question": _cut(episode.question),
-        "answer": _cut(answer_words(episode)),
+        "chain": chain_of(row.episode).signature,
         "seconds": round(row.seconds, 3),
+        **played(row.episode, numbers),
         "calls": row.num_calls,
-        "pictures": [numbers.get(picture.sha256, -1) for picture in episode.pictures],
-        "seen": -1 if seen is None else numbers.get(seen.sha256, -1),
-        "turns": [_turn(turn) for turn in episode.turns],
     }
     optional: dict[str, Json] = {
         "state": "" if row.state == "answered" else row.state,
         "failure": row.failure,
         "findings": list(findings),
-        "swapped": episode.prompt_picture is not None,
-        "given": _given_drawing(episode),
     }
     return told | {name: value for name, value in optional.items() if value}
 
 
 def _judged(row: EvalRow, anatomy: Anatomy) -> dict[str, Json]:
     """Everything that tells how good an answer is."""
-    episode = row.episode
     told: dict[str, Json] = {
         "outcome": anatomy.outcome,
         "score": None if row.score is None else round(row.score, 4),
-        "truth": target_words(episode),
+        **judged(row.episode),
     }
     optional: dict[str, Json] = {
         "error": CLASS_WORDS[anatomy.error] if anatomy.error else "",
         "why": anatomy.why,
-        "parts": {name: round(value, 4) for name, value in episode.parts.items()},
-        "target": _target_drawing(episode),
     }
     return told | {name: value for name, value in optional.items() if value}
-
-
-def _turn(turn: TurnRecord) -> Json:
-    told: dict[str, Json] = {
-        "say": _cut(thoughts(turn)),
-        "calls": [_call(call) for call in turn.calls],
-        "errors": [_cut(text) for text in turn.errors],
-        "times": [round(turn.generate_s, 3), round(turn.tools_s, 3), turn.num_tokens],
-        "finish": "" if turn.finish == "stop" else turn.finish,
-    }
-    return {name: value for name, value in told.items() if value}
-
-
-def _call(call: CallRecord) -> Json:
-    told: dict[str, Json] = {
-        "name": call.name,
-        "with": {name: _short(value) for name, value in call.arguments.items()},
-        "reply": _cut(call.reply),
-        "status": "" if call.status == "ok" else call.status,
-        "reason": call.reason,
-        "image": call.image,
-        "times": [round(call.total_s, 3), round(call.queue_s, 3), round(call.run_s, 3)],
-        "draw": _drawing(call.drawing),
-    }
-    return {name: value for name, value in told.items() if value}
-
-
-def _short(value: Json) -> Json:
-    if isinstance(value, str):
-        return _cut(value)
-    text = json.dumps(value)
-    return value if len(text) <= LONGEST_TEXT else _cut(text)
-
-
-def _cut(text: str) -> str:
-    if len(text) <= LONGEST_TEXT:
-        return text
-    return f"{text[:LONGEST_TEXT]} … ({len(text) - LONGEST_TEXT} more characters in the rows file)"
-
-
-# ---- drawings -----------------------------------------------------------------------------------
-
-
-def _drawing(drawing: Drawing | None) -> Json:
-    if drawing is None or drawing.shape not in _DRAWN:
-        return None
-    told: dict[str, Json] = {
-        "shape": drawing.shape,
-        "label": drawing.label,
-        "points": [[u, v] for u, v in drawing.points],
-        "raster": drawing.raster if len(drawing.raster) <= LONGEST_RASTER else "",
-        "low": drawing.low,
-        "high": drawing.high,
-    }
-    return {name: value for name, value in told.items() if value}
-
-
-def _target_drawing(episode: Episode) -> Json:
-    """The right answer's place, where it has one."""
-    target = episode.target
-    if isinstance(target, str) and geometry.is_mask_text(target):
-        return {"shape": "mask", "raster": _small_mask(target)}
-    match episode.kind:
-        case "point_object" | "point_free" | "pose":
-            hull = geometry.convex_hull(read.target_points(target))
-            return _outline(hull)
-        case "grasp" if isinstance(target, str):
-            return _fork(target)
-    return None
-
-
-def _small_mask(target: str) -> str:
-    """A mask that the page can carry: as it is, or reduced."""
-    if len(target) <= LONGEST_RASTER:
-        return target
-    mask = Image.fromarray(geometry.decode_mask(target))
-    mask.thumbnail((_MASK_PX, _MASK_PX), Image.Resampling.NEAREST)
-    return geometry.encode_mask(np.asarray(mask))
-
-
-def _given_drawing(episode: Episode) -> Json:
-    """The answer's place, where it has one."""
-    answer = episode.answer or ""
-    match episode.kind:
-        case "point_object" | "point_free":
-            points = read.points(answer)
-            return {"shape": "points", "points": _pairs(points)} if points else None
-        case "pose":
-            return _outline(geometry.convex_hull(read.points(answer)))
-        case "grasp":
-            return _fork(answer)
-    return None
-
-
-def _outline(hull: Sequence[Point]) -> Json:
-    return {"shape": "outline", "points": _pairs(hull)} if hull else None
-
-
-def _fork(text: str) -> Json:
-    """A grasp with all five points."""
-    named = read.grasp_points(text)
-    if len(named) != len(read.GRASP_NAMES):
-        return None
-    return {"shape": "grasp", "points": _pairs([named[name] for name in read.GRASP_NAMES])}
-
-
-def _pairs(points: Sequence[Point]) -> Json:
-    # Far outside the picture nothing is seen, and a browser need not count so far.
-    return [[_near(point.u), _near(point.v)] for point in points]
-
-
-def _near(value: float) -> float:
-    return round(min(max(value, -2.0), 3.0), 4)

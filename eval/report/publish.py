@@ -9,12 +9,13 @@ from eval.report.anatomy import anatomies
 from eval.report.anchors import PAGE
 from eval.report.facts import RunFacts
 from eval.report.page import page
-from eval.report.payload import payload, pictures_of
+from eval.report.payload import payload
 from eval.report.results import results_of
 from eval.report.store import write_facts, write_results
 from eval.report.terminal import table
-from eval.report.thumbnails import Thumbnails
 from eval.rows import EvalRow
+from rl.gallery_episodes import shown_pictures
+from rl.thumbnails import Thumbnails
 from sft.run_dir import write_atomic
 
 CACHE = Path("pictures") / "thumbnails.sqlite"
@@ -35,7 +36,9 @@ def publish(
     results = results_of(rows, facts, found)
     write_facts(out, facts)
     write_results(out, results)
-    thumbnails = Thumbnails(out / CACHE, folders or (out,)).of(pictures_of(rows))
+    thumbnails = Thumbnails(out / CACHE, folders or (out,)).of(
+        shown_pictures(row.episode for row in rows)
+    )
     numbers = {sha256: number for number, sha256 in enumerate(thumbnails)}
     episodes = payload(rows, found, facts.verdict.findings, numbers, scored=results.shown)
     write_atomic(out / PAGE, page(results, facts.verdict.findings, episodes, thumbnails))

@@ -167,7 +167,7 @@ def test_counters_tell_what_was_drawn_skipped_and_refilled() -> None:
     figures = chosen.figures(0)
     assert (figures["drawn"], figures["refilled"], figures["skipped"]) == (10, 5, 30 + 15)
     # (1/2 + 4) / 5 = 0.9 and (1/2 + 1) / 3 = 0.5.
-    assert figures["difficulty_point"] == [0, 0, 0, 0, 0, 5, 0, 0, 0, 10]
+    assert figures["task/point/difficulty"] == [0, 0, 0, 0, 0, 5, 0, 0, 0, 10]
     assert chosen.figures(1)["drawn"] == 0
 
 

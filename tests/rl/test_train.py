@@ -194,7 +194,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
         ]
         for each in (config, broken)
     )
-    assert resumed == whole and "difficulty_point" in whole[0]
+    assert resumed == whole and "task/point/difficulty" in whole[0]
     assert any(line.get("grad_norm", 0.0) > 0 for line in whole[2:])
 
 

@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on_and_every_prompt_was_the_learners(
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 600
-        while not list(Path(config.out).glob("checkpoints/step_*")):
+        while not list(Path(config.out).glob("global_step_*")):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.2)
         process.send_signal(signal.SIGKILL)

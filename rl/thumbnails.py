@@ -46,7 +46,8 @@ _INSERT = "INSERT OR REPLACE INTO thumbnails VALUES (?,?,?,?,?)"
 class Thumbnails:
     """Thumbnails by hash: from the kept file, else from the pictures' own files."""
 
-    def __init__(self, cache: Path, roots: Sequence[Path]) -> None:
+    def __init__(self, cache: Path | None, roots: Sequence[Path]) -> None:
+        """``cache``: where thumbnails are kept for the next time; None keeps none."""
         self._cache = cache
         self._roots = roots
 
@@ -91,7 +92,7 @@ class Thumbnails:
 
 
 @contextlib.contextmanager
-def _unless_full(path: Path) -> Iterator[None]:
+def _unless_full(path: Path | None) -> Iterator[None]:
     """Thumbnails are kept to save time alone: a disk that takes no more stops nobody."""
     try:
         yield
@@ -102,22 +103,25 @@ def _unless_full(path: Path) -> Iterator[None]:
 class _opened:
     """The kept file, committed and closed at the end; one that is damaged is made anew."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def __enter__(self) -> sqlite3.Connection:
+        if self._path is None:
+            self._db = self._connected()
+            return self._db
         self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = self._connected()
+            self._db = self._connected(self._path)
         except sqlite3.OperationalError:
-            self._db = self._connected(":memory:")
+            self._db = self._connected()
         except sqlite3.DatabaseError:
             self._path.unlink(missing_ok=True)
-            self._db = self._connected()
+            self._db = self._connected(self._path)
         return self._db
 
-    def _connected(self, place: str = "") -> sqlite3.Connection:
-        db = sqlite3.connect(place or self._path)
+    def _connected(self, path: Path | None = None) -> sqlite3.Connection:
+        db = sqlite3.connect(":memory:" if path is None else path)
         db.execute(
             "CREATE TABLE IF NOT EXISTS thumbnails (sha256 TEXT, side INTEGER, width INTEGER, "
             "height INTEGER, content BLOB, PRIMARY KEY (sha256, side))"

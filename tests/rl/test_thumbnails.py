@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.report.thumbnails import Thumbnails
 from rl.episode import Picture
+from rl.thumbnails import Thumbnails
 from tests.sft.limits import largest_file
 
 
