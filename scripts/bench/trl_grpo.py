@@ -55,6 +55,41 @@ def subtract(a: int, b: int) -> str:
     return f"{a} - {b} = {a - b}"
 
 
+def paced(base: Any, answers: Any, seen: dict[str, int], versions: dict[str, str]) -> Any:
+    """A callback of the class ``base`` that waits for the word before steps are taken, and says
+    what they took."""
+
+    class Paced(base):  # type: ignore[misc]
+        trainer: Any = None
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
+            answers.write(json.dumps(versions) + "\n")
+            self.wait(control)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
+            self.left -= 1
+            if self.left:
+                return
+            lengths = self.trainer._metrics["train"]["completions/mean_length"]
+            told = {
+                "wall_s": time.perf_counter() - self.begun[0],
+                "cpu_s": time.process_time() - self.begun[1],
+                "tokens": round(sum(lengths) * seen["trajectories"] / len(lengths)),
+                **seen,
+            }
+            answers.write(json.dumps(told) + "\n")
+            self.wait(control)
+
+        def wait(self, control: Any) -> None:
+            self.left = int(sys.stdin.readline() or 0)
+            control.should_training_stop = not self.left
+            self.trainer._metrics["train"].clear()
+            seen.update(trajectories=0, turns=0)
+            self.begun = time.perf_counter(), time.process_time()
+
+    return Paced()
+
+
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     # What libraries print must not mix with the answers.
@@ -79,36 +114,8 @@ def main() -> None:
         seen["turns"] += sum(m["role"] == "assistant" for each in completions for m in each)
         return [lot.random() for _ in completions]
 
-    class Paced(transformers.TrainerCallback):  # type: ignore[misc, name-defined, unused-ignore]
-        """Waits for the word before steps are taken, and says what they took."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
-            versions = {each.__name__: each.__version__ for each in (trl, transformers, torch)}
-            answers.write(json.dumps(versions) + "\n")
-            self.wait(control)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
-            self.left -= 1
-            if self.left:
-                return
-            lengths = trainer._metrics["train"]["completions/mean_length"]
-            tokens = sum(lengths) * seen["trajectories"] / len(lengths)
-            told = {
-                "wall_s": time.perf_counter() - self.begun[0],
-                "cpu_s": time.process_time() - self.begun[1],
-                "tokens": round(tokens),
-                **seen,
-            }
-            answers.write(json.dumps(told) + "\n")
-            self.wait(control)
-
-        def wait(self, control: Any) -> None:
-            self.left = int(sys.stdin.readline() or 0)
-            control.should_training_stop = not self.left
-            trainer._metrics["train"].clear()
-            seen.update(trajectories=0, turns=0)
-            self.begun = time.perf_counter(), time.process_time()
-
+    versions = {each.__name__: each.__version__ for each in (trl, transformers, torch)}
+    pace = paced(transformers.TrainerCallback, answers, seen, versions)
     trainer = trl.GRPOTrainer(
         model=transformers.AutoModelForCausalLM.from_pretrained(
             job["model"], dtype=torch.float32, attn_implementation="sdpa"
@@ -118,8 +125,9 @@ def main() -> None:
         args=trl.GRPOConfig(**job["settings"]),
         train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in job["prompts"]]),
         tools=[add, subtract],
-        callbacks=[Paced()],
+        callbacks=[pace],
     )
+    pace.trainer = trainer
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
 
