@@ -28,6 +28,7 @@ from rl.config import RLConfig
 from rl.plan import prepare
 from rl.selection import PromptSelection
 from sft.config import load_config
+from sft.run_dir import whole_checkpoints
 from toolshed.call_log import read_calls
 from toolshed.serving.remote import status
 
@@ -181,9 +182,9 @@ class ChaosRun:
         self._see_them_gone(family)
         return self.learner.wait()
 
-    def checkpoints(self) -> list[str]:
-        """Names in the folder of checkpoints, drafts among them."""
-        return sorted(each.name for each in (self.out / "checkpoints").iterdir())
+    def checkpoints(self) -> list[int]:
+        """Steps of the whole ones."""
+        return [step for step, _ in whole_checkpoints(self.out)]
 
     # ---- faults -----------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def records(run: ChaosRun) -> list[str]:
 
 def settled(run: ChaosRun) -> list[str]:
     """The records that the newest checkpoint covers, of a run that stands still."""
-    step = int(run.checkpoints()[-1].removeprefix("step_"))
+    step = run.checkpoints()[-1]
     assert run.num_steps() - step <= SAVE_EVERY, "no more than that is done again"
     return [each for each in records(run) if int(each.split(",")[0].split(":")[1]) <= step]
 
@@ -54,9 +54,9 @@ def fill_disk(run: ChaosRun) -> None:
     assert run.finish() == USER_ERROR
     told = run.said.read_text().strip().splitlines()[-1]
     (first, second) = run.checkpoints()
-    assert told.startswith("error: ") and f"{run.out}/checkpoints/step_" in told
-    assert f"step_{run.num_steps():06d}" in told and int(second[5:]) == run.num_steps() - SAVE_EVERY
-    assert int(second[5:]) - int(first[5:]) == SAVE_EVERY
+    assert told.startswith("error: ") and f"{run.out}/global_step_{run.num_steps()}" in told
+    assert second == run.num_steps() - SAVE_EVERY and second - first == SAVE_EVERY
+    assert not [*run.out.glob(".*draft")]
 
 
 def check(run: ChaosRun, calls: Path, staleness: int, num_stops: int) -> None:

@@ -248,6 +248,8 @@ def arguments(config: EngineConfig, checkpoint: Path, version: int) -> list[str]
         # What a CPU has of sglang without its compiled kernels.
         words |= {"--attention-backend": "torch_native", "--sampling-backend": "pytorch"}
         flags += ["--disable-overlap-schedule"]
+        # Cores that an idle engine would spin on are the learner's.
+        flags += ["--sleep-on-idle"]
     if config.tensor_parallel > 1:
         words["--tensor-parallel-size"] = str(config.tensor_parallel)
     if config.max_total_tokens:
