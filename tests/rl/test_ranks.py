@@ -147,6 +147,7 @@ def test_a_run_that_loses_a_rank_ends_at_once_and_goes_on_exactly(runs: Runs, wh
         pair = runs.pair("killed", "shard.zero=2")
         wait_for(runs.folder / "killed" / f"global_step_{step}", pair[0])
         pair[victim].kill()
+        pair[victim].communicate()
         other = pair[1 - victim]
         _, said = other.communicate(timeout=60)
         assert other.returncode == MACHINE_FAILURE, said[-4000:]
