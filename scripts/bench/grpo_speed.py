@@ -38,7 +38,6 @@ from rl.update import PolicyUpdate
 from scripts.bench.sums import TOOLS, make_questions, save_language_model, teach
 from scripts.bench.trl_peer import Peer, peer_python
 from sft.config import OptimConfig
-from sft.render import Renderer
 from toolshed.config import parse_tools
 from toolshed.shed import Toolshed
 
@@ -154,7 +153,7 @@ class _Ours:
     ) -> None:
         config = RLConfig(width=width, optim=OptimConfig(lr=LR), steps=10_000, **OUR_SETTINGS)
         self.questions = questions
-        self.update = PolicyUpdate(config, taught, Renderer.load(taught))
+        self.update = PolicyUpdate(config, taught)
         renderer = self.update.learner.renderer
         self.policy = TransformersPolicy(
             self.update.model, renderer, num_slots=width, max_length=config.max_length
