@@ -108,9 +108,11 @@ def _output(command: Sequence[str], environ: Mapping[str, str], limit_s: float) 
 
 
 def without_python_settings() -> dict[str, str]:
-    """This process's environment variables without those that point Python at other packages."""
-    ours = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "CONDA_PREFIX")
-    kept = {name: text for name, text in os.environ.items() if name not in ours}
+    """This process's environment variables without those that point Python at other packages, or
+    keep it from writing bytecode, without which a large engine takes twice as long to start."""
+    ours = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONDONTWRITEBYTECODE")
+    others = ("VIRTUAL_ENV", "CONDA_PREFIX")
+    kept = {name: text for name, text in os.environ.items() if name not in (*ours, *others)}
     return {**kept, "PYTHONNOUSERSITE": "1"}
 
 
