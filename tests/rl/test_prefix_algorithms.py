@@ -36,6 +36,8 @@ def test_loss_figures_and_gradient_equal_those_of_the_plain_path(name: str, tiny
                 parameter += 0.01 * torch.sin(torch.arange(parameter.numel())).view_as(parameter)
         loss = PolicyLoss(algorithm=CASES[name], max_tokens=64, reference=reference)
         told = one.forward_backward(samples, loss, 10.0)
+        # Micro-batches are others, and so is how often a picture is looked up.
+        told = {name: told[name] for name in told if not name.startswith("features_")}
         return told, torch.cat([p.grad.flatten() for p in one.model.parameters()
                                 if p.grad is not None])  # fmt: skip
 
