@@ -22,9 +22,13 @@ from rl.policy.sglang import fleet as fleets
 from rl.policy.sglang import tensor_sync
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.fleet import Checkpoint, Fleet
+from rl.policy.sglang.policy import SglangPolicy
 from rl.policy.sglang.requests import Continue, EngineSampling, Generate
 from rl.policy.sglang.server import EngineLost, Server, new_session
 from rl.policy.sglang.weights import paused
+from rl.types import SamplingParams
+from sft.render import Renderer
+from tests.rl.engines import prompt_for
 
 SAMPLING = EngineSampling(
     max_new_tokens=4, temperature=1.0, stop_token_ids=(2,), logit_bias={"5": -1e9}
@@ -121,6 +125,52 @@ def test_siblings_share_an_engine_and_whole_groups_are_spread(tmp_path: Path) ->
         assert [(await fleet.server_for(f"q0/more{i}", "q0")).number for i in range(2)] == [1, 1]
         fleet._usable = {0, 2}
         assert (await fleet.server_for("q0/last", "q0")).number == 0, "the other one is gone"
+
+    asyncio.run(play())
+
+
+def test_a_policy_keeps_siblings_together_and_pictures_while_they_are_used(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer.load(tiny)
+    policy = SglangPolicy(EngineConfig(servers=2, logs=str(tmp_path / "engine")), renderer, tiny)
+    policy.fleet._usable = {0, 1}
+    prompts = [prompt_for(renderer, f"t{i}") for i in range(2)]
+    length = len(renderer.expand(prompts[0].token_ids, prompts[0].images).token_ids)
+    asked: list[int] = []
+
+    def post_of(server: Server) -> Callable[[Generate], Awaitable[Any]]:
+        async def post(request: Generate) -> Any:
+            asked.append(server.number)
+            assert all(Path(each).exists() for each in request.image_data or ())
+            # As 0.5.19 tells it of a request that ran while the weights changed.
+            server.version += 1
+            end = renderer.end_of_turn
+            meta = {
+                "finish_reason": {"type": "stop"},
+                "prompt_tokens": length,
+                "cached_tokens": 0,
+                "weight_version": str(server.version),
+                "output_token_logprobs": [[-0.5, end, None]],
+            }
+            return {"output_ids": [end], "meta_info": meta}
+
+        return post
+
+    async def play() -> None:
+        for server in policy.fleet.servers:
+            monkeypatch.setattr(server, "post", post_of(server))
+        said = [await policy.generate(each, SamplingParams(max_tokens=4)) for each in prompts]
+        assert asked == [0, 0] and [each.versions for each in said] == [(0,), (1,)]
+        pictures = tmp_path / "engine" / "sent_pictures"
+        assert len(list(pictures.iterdir())) == 2, "theirs, and that of the first request"
+        policy.pictures._kept_bytes = 0
+        policy.release("t0")
+        assert len(list(pictures.iterdir())) == 2
+        policy.release("t1")
+        assert len(list(pictures.iterdir())) == 1, "engines that start again read it"
+        await policy.aclose()
+        assert not pictures.exists()
 
     asyncio.run(play())
 
