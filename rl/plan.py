@@ -62,7 +62,7 @@ def prepare(config: RLConfig) -> Plan:
 def _check_engine(config: RLConfig, folder: Path) -> None:
     from rl.policy.sglang.preflight import check_lengths, check_training, missing
 
-    check_training(config.engine, device=config.device, frozen=config.frozen)
+    check_training(config.engine, device=config.device, frozen=config.frozen, lora=config.lora)
     check_lengths(config.engine, folder, config.max_length)
     if lacking := missing(config.engine):
         raise ConfigError("; ".join(lacking))

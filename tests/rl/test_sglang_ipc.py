@@ -20,8 +20,8 @@ from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.ipc import IpcSync
 from rl.policy.sglang.names import for_loader
 from rl.policy.sglang.server import arguments
-from rl.policy.sglang.weights import verify
 from rl.types import SamplingParams
+from tests.rl.engine_checks import check_held
 from tests.rl.engines import Engines, Held, prompt_for
 from toolshed.errors import ConfigError
 
@@ -64,7 +64,7 @@ def test_weights_arrive_by_handles_while_requests_run(engines: Engines) -> None:
 
     said = engines.run(play())
     assert sum(set(each.versions) == {before, before + 1} for each in said) >= 3
-    assert engines.run(verify(policy, for_loader(held.trained()))) > 20
+    assert engines.run(check_held(policy, for_loader(held.trained()))) > 20
     assert sync.num_bytes == sum(each.nbytes for each in held.trained().values())
     assert own == {name: tensor.data_ptr() for name, tensor in held.trained().items()}
 

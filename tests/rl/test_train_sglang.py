@@ -21,7 +21,7 @@ from rl.data import write_questions
 from rl.engine import engine_of
 from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.policy.sglang.config import EngineConfig
-from rl.policy.sglang.names import checksums, for_loader
+from rl.policy.sglang.names import for_loader
 from rl.policy.sglang.policy import SglangPolicy
 from rl.policy.sglang.server import Server
 from rl.policy.sglang.weights import held_tensors
@@ -31,6 +31,7 @@ from rl.types import Completion, SamplingParams
 from sft.config import OptimConfig, ToolsConfig, to_yaml
 from sft.render import Renderer
 from tests.rl.camera_tools import CAMERA
+from tests.rl.engine_checks import checksums
 from tests.rl.engines import TURNS, odd_question, skip_without_engine, taught
 from tests.rl.rewarding import reward_of_tokens
 from toolshed.types import Json

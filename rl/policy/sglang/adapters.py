@@ -62,13 +62,14 @@ class AdapterSync:
         ConfigError where something else is trained or an engine would skip one; PolicyFailure where
         no engine took them.
         """
-        tensors = weights.trained()
+        # In threads, so that rollouts go on meanwhile.
+        tensors = await asyncio.to_thread(weights.trained)
         fleet = self.policy.fleet
         # A repeated update of a version has a name of its own, too: some engines know the first.
         self._num_made += 1
         name = f"version_{version:06d}_{self._num_made}"
         new = Adapter(name=name, folder=self.folder / name, version=version)
-        write_adapters(tensors, self.lora, new.folder)
+        await asyncio.to_thread(write_adapters, tensors, self.lora, new.folder)
         self.num_bytes = sum(each.nbytes for each in tensors.values())
         async with fleet.updating:
             fleet.num_updates += 1

@@ -59,7 +59,7 @@ class EngineConfig:
     patience_s: float = 60.0
     """A server that says nothing for so long is killed and started again."""
     restarts: int = 3
-    """How often a server is started again before it is given up."""
+    """How often a server is started again within an hour before it is given up."""
     retries: int = 3
     """How often one completion is asked again after its server was lost."""
 

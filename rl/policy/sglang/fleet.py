@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -23,6 +24,17 @@ from toolshed.errors import ToolshedError
 log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.25
 """How often it is looked whether processes are alive, which costs nothing."""
+RESTARTS_WITHIN_S = 3600.0
+"""Restarts that are longer ago are forgiven."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Where a trajectory is."""
+
+    engine: int
+    question: str
+    """Whose other trajectories have the same prompt and pictures; empty where nobody tells."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,18 +72,38 @@ class Fleet:
         self._usable: set[int] = set()
         self._lost: set[int] = set()
         """Given up."""
-        self._place_of: dict[str, int] = {}
+        self._place_of: dict[str, _Place] = {}
         self._load: Counter[int] = Counter()
         """Trajectories by number of engine."""
+        self._restarts_of: dict[int, list[float]] = {each.number: [] for each in self.servers}
+        """Moments of the clock, by number of engine."""
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start all engines; what keeps one of them from starting is raised."""
-        await asyncio.gather(*(self._start(each, self.checkpoint) for each in self.servers))
+        starts = [asyncio.ensure_future(self._start_first(each)) for each in self.servers]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for each in starts:
+                each.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
         self._usable = {each.number for each in self.servers}
         self._watch_task = asyncio.ensure_future(self._watch())
+
+    async def _start_first(self, server: Server) -> None:
+        """One that ends early is started again: another program may have taken its port."""
+        deadline = time.monotonic() + self.config.start_timeout_s
+        for left in reversed(range(self.config.restarts + 1)):
+            try:
+                await self._start(server, self.checkpoint)
+                return
+            except EngineLost as error:
+                if not left or time.monotonic() > deadline:
+                    raise
+                log.warning("%s is started again: %s", server, error)
 
     async def _start(self, server: Server, checkpoint: Checkpoint) -> None:
         self.starting[server.number] = checkpoint.folder
@@ -105,26 +137,60 @@ class Fleet:
             self._changed.clear()
             await self._changed.wait()
 
-    async def server_for(self, trajectory: str) -> Server:
-        """The trajectory's own engine, or the one with the fewest; waits while none is usable.
+    async def server_for(self, trajectory: str, question: str = "") -> Server:
+        """The trajectory's own engine, or one that has its siblings, or the one with the fewest.
 
-        PolicyFailure where all were given up.
+        Siblings are those of the same ``question``: their prompt is in the engine's cache already.
+        Waits while none is usable; PolicyFailure where all were given up.
         """
         await self.any_usable()
         own = self._place_of.get(trajectory)
-        if own is not None and own in self._usable:
-            return self.servers[own]
+        if own is not None and own.engine in self._usable:
+            return self.servers[own.engine]
         self.release(trajectory)
+        chosen = self._best_for(question)
+        self._place_of[trajectory] = _Place(engine=chosen, question=question)
+        self._load[chosen] += 1
+        return self.servers[chosen]
+
+    def _best_for(self, question: str) -> int:
         fewest = min(sorted(self._usable), key=lambda number: self._load[number])
-        self._place_of[trajectory] = fewest
-        self._load[fewest] += 1
-        return self.servers[fewest]
+        siblings = Counter(
+            place.engine
+            for place in self._place_of.values()
+            if question and place.question == question and place.engine in self._usable
+        )
+        for engine, num in siblings.most_common(1):
+            # Never more above the others than by the siblings themselves, so that whole groups
+            # are spread as single trajectories are.
+            if self._load[engine] - self._load[fewest] <= num:
+                return engine
+        return fewest
 
     def release(self, trajectory: str) -> None:
         """Forget where a trajectory is; unknown ones are ignored."""
         place = self._place_of.pop(trajectory, None)
         if place is not None:
-            self._load[place] -= 1
+            self._load[place.engine] -= 1
+
+    async def doubt(self, server: Server, why: str) -> None:
+        """Quarantine an engine that a request failed on, unless it is alive and well after all."""
+        start = server.num_starts
+        if server.is_alive():
+            # While it is paused for new weights it answers nobody, and is quarantined by the
+            # update where that fails on it.
+            async with self.updating:
+                pass
+            if await self._is_well(server):
+                return
+        if server.num_starts == start:
+            self.quarantine(server, why)
+
+    async def _is_well(self, server: Server) -> bool:
+        """Whether it answers; an update that began meanwhile asks by itself."""
+        before = self.num_updates
+        is_healthy = await server.is_healthy(self.config.patience_s)
+        return is_healthy or self.updating.locked() or self.num_updates != before
 
     def quarantine(self, server: Server, why: str) -> None:
         """Send nobody to an engine, and start it again; once, whoever notices."""
@@ -148,8 +214,12 @@ class Fleet:
                 self._changed.set()
 
     async def _start_again(self, server: Server) -> None:
-        while server.num_starts <= self.config.restarts:
+        begun, recent = time.monotonic(), self._restarts_of[server.number]
+        # Once, here: an engine that cannot start is given up however long its starts take.
+        recent[:] = [each for each in recent if begun - each < RESTARTS_WITHIN_S]
+        while len(recent) < self.config.restarts:
             await server.stop()
+            recent.append(time.monotonic())
             self.num_restarts += 1
             try:
                 await self._start(server, self.checkpoint)
@@ -161,7 +231,7 @@ class Fleet:
             except (EngineLost, ToolshedError) as error:
                 log.warning("%s did not come back: %s", server, error)
         await server.stop()
-        log.error("%s is given up after %d starts", server, server.num_starts)
+        log.error("%s is given up after %d restarts", server, len(recent))
 
     async def load_newest(self, server: Server) -> None:
         """Let an engine load the newest checkpoint, which may have appeared while it started."""
@@ -194,9 +264,6 @@ class Fleet:
                 await asyncio.gather(*checks.values(), return_exceptions=True)
 
     async def _ask(self, server: Server) -> None:
-        before = self.num_updates
-        if self.updating.locked() or await server.is_healthy(self.config.patience_s):
-            return
         # An engine that is paused for new weights answers nobody.
-        if not self.updating.locked() and self.num_updates == before:
+        if not self.updating.locked() and not await self._is_well(server):
             self.quarantine(server, f"no answer within {self.config.patience_s:g} s")

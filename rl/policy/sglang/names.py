@@ -6,12 +6,8 @@ word; so each name is checked against what the engine says that it holds.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from toolshed.errors import ConfigError
@@ -27,10 +23,6 @@ _JOINED = {
     ".attn.qkv.": (".attn.qkv_proj.", 0),
 }
 """Part of a loader's name -> that of the tensor in the engine, and the place in it."""
-_PADDED = ("model.embed_tokens.weight", "lm_head.weight")
-_VOCABULARY_STEP = 64
-"""Engines fill these tensors up with rows of zeros."""
-_NUM_PARTS = {".qkv_proj.": 3, ".gate_up_proj.": 2}
 
 
 def loader_name(name: str) -> str:
@@ -66,36 +58,3 @@ def check_complete(names: Iterable[str], held: Iterable[str]) -> None:
             f"the engine would skip {len(skipped)} tensors without a word, {skipped[0]} first; "
             "it serves another model, or this sglang names its tensors otherwise"
         )
-
-
-def checksums(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, str]:
-    """What ``/weights_checker`` says of these tensors on one CPU rank, by the engine's names.
-
-    A joined tensor is there only if all of its parts are. The hash is the first 8 bytes of the
-    SHA-256 of the values as the engine keeps them.
-    """
-    parts: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in tensors.items():
-        target, place = engine_name(name)
-        parts.setdefault(target, {})[place] = tensor
-    return {
-        target: _hash(target, [found[place] for place in sorted(found)], dtype)
-        for target, found in parts.items()
-        if len(found) == _num_parts(target, found)
-    }
-
-
-def _num_parts(target: str, found: Mapping[int, Tensor]) -> int:
-    match = re.search(r"\.(qkv_proj|gate_up_proj)\.", target)
-    # The tower's qkv is one tensor on both sides.
-    if match is None or ".attn.qkv_proj." in target:
-        return 1
-    return _NUM_PARTS[match[0]]
-
-
-def _hash(target: str, parts: list[Tensor], dtype: torch.dtype) -> str:
-    whole = torch.cat([part.to("cpu", dtype) for part in parts])
-    if target in _PADDED:
-        whole = F.pad(whole, (0, 0, 0, -len(whole) % _VOCABULARY_STEP))
-    data = whole.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return hashlib.sha256(data).digest()[:8].hex()

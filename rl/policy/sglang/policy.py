@@ -40,6 +40,9 @@ from toolshed.types import Message
 log = logging.getLogger(__name__)
 BANNED_BIAS = -1e9
 """Takes a token out of the softmax in every precision, and is finite as JSON wants it."""
+_SCRATCH = "spacetools-engine-"
+_FIRST = "first"
+"""Name of what engines are asked at every start; its picture is never released."""
 _IDLE_ROUNDS = 20
 """Interruptions in a row that brought no token."""
 
@@ -70,9 +73,12 @@ class SglangPolicy:
         self, config: EngineConfig, renderer: Renderer, checkpoint: Path, *, version: int = 0
     ) -> None:
         self.config, self.renderer = config, renderer
-        self._scratch = Path(tempfile.mkdtemp(prefix="spacetools-engine-"))
-        folder = self._scratch if config.pictures == "file" else None
-        self.pictures = PictureStore(renderer, folder)
+        self._scratch = None if config.logs else Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        self.folder = self._scratch or Path(config.logs)
+        """Of the engines' logs, and of pictures and weights on their way."""
+        self.pictures = PictureStore(
+            renderer, self.folder / "sent_pictures" if config.pictures == "file" else None
+        )
         self.version = version
         """Of the newest weights; each token keeps the version that sampled it."""
         self.adapter: Adapter | None = None
@@ -80,8 +86,6 @@ class SglangPolicy:
         self.counts: Counter[str] = Counter()
         self._bias = {str(token): BANNED_BIAS for token in renderer.banned_tokens}
         self._aborts: set[asyncio.Task[None]] = set()
-        self.folder = Path(config.logs) if config.logs else self._scratch
-        """Of the engines' logs, and of weights on their way."""
         newest = Checkpoint(folder=checkpoint, version=version)
         self.fleet = Fleet(config, newest, self.folder, self._first())
         self.sync = sync_of(self)
@@ -108,7 +112,9 @@ class SglangPolicy:
         turn = _Turn(
             prompt=prompt,
             sampling=sampling,
-            pictures=tuple(self.pictures.reference(image) for image in prompt.images),
+            pictures=tuple(
+                self.pictures.reference(image, prompt.trajectory) for image in prompt.images
+            ),
             num_expanded=len(self.renderer.expand(prompt.token_ids, prompt.images).token_ids),
         )
         try:
@@ -119,13 +125,16 @@ class SglangPolicy:
 
     def release(self, trajectory: str) -> None:
         self.fleet.release(trajectory)
+        self.pictures.release(trajectory)
 
     async def aclose(self) -> None:
         """End the engines and forget the pictures."""
         await asyncio.gather(*self._aborts, return_exceptions=True)
         await self.sync.aclose()
         await self.fleet.stop()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self.pictures.clear()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     # ---- the LearningPolicy protocol ------------------------------------------------------------
 
@@ -178,14 +187,16 @@ class SglangPolicy:
     async def _play(self, turn: _Turn) -> Completion:
         lost = idle = 0
         while True:
-            server = await self.fleet.server_for(turn.prompt.trajectory)
-            adapter = self.adapter
+            question = turn.prompt.question
+            family = f"{question.source}/{question.id}"
+            server = await self.fleet.server_for(turn.prompt.trajectory, family)
+            adapter, held = self.adapter, server.version
             request = self._request(turn, adapter)
             try:
                 reply = await self._ask(server, request)
-                piece = read_piece(reply, adapter.version if adapter else None)
+                piece = read_piece(reply, sent=held, adapter=adapter.version if adapter else None)
             except EngineLost as error:
-                self.fleet.quarantine(server, str(error))
+                await self.fleet.doubt(server, str(error))
                 lost += 1
                 self.counts["resubmitted"] += 1
                 if lost > self.config.retries:
@@ -217,9 +228,9 @@ class SglangPolicy:
         grey = make_image(np.full((56, 56, 3), 128, dtype=np.uint8))
         message = Message(role="user", text=IMAGE_MARK, num_images=1)
         return Generate(
-            rid="first",
+            rid=_FIRST,
             input_ids=self.renderer.prompt([message]),
-            image_data=(self.pictures.reference(grey),),
+            image_data=(self.pictures.reference(grey, _FIRST),),
             sampling_params=EngineSampling(
                 max_new_tokens=1, temperature=0.0, stop_token_ids=(), logit_bias=self._bias
             ),

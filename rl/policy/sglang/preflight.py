@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from rl.policy.sglang.config import MARGIN, EngineConfig
-from sft.config import check_device
+from sft.config import LoraConfig, check_device
 from toolshed.errors import ConfigError
 from toolshed.resources import visible_gpus
 
@@ -48,8 +49,19 @@ def check_lengths(engine: EngineConfig, folder: Path, max_length: int) -> None:
         )
 
 
-def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:
-    """ConfigError where a learner on ``device`` cannot hand its weights to these engines."""
+def check_training(
+    engine: EngineConfig, *, device: str, frozen: str, lora: LoraConfig | None = None
+) -> None:
+    """ConfigError where a learner on ``device`` cannot hand its weights to these engines.
+
+    lora: of the learner; ``engine.lora`` if None.
+    """
+    engine = replace(engine, lora=lora or engine.lora)
+    if engine.lora.rank and engine.way in ("broadcast", "ipc"):
+        raise ConfigError(
+            f"engine.sync={engine.way} sends whole matrices, and lora.rank={engine.lora.rank} "
+            "trains adapters alone; give engine.sync=folder, or leave engine.sync out"
+        )
     if frozen != "vision" and not engine.trains_vision:
         raise ConfigError(
             f"frozen={frozen} trains the vision tower, and engines keep its features between "

@@ -28,20 +28,21 @@ class Piece:
     """Expanded, as the engine used them; None where they were not asked for."""
 
 
-def read_piece(reply: Json, version: int | None = None) -> Piece:
+def read_piece(reply: Json, *, sent: int, adapter: int | None = None) -> Piece:
     """The answer to ``Generate``; PolicyFailure where ids, log-probs and versions disagree.
 
-    version: of the adapter that the request named, as engines tell that of its base alone.
+    sent: version of the engine's weights when the request was sent.
+    adapter: that of the adapter which the request named, as engines tell that of its base alone.
     """
     try:
-        return _read(reply, version)
+        return _read(reply, sent, adapter)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise PolicyFailure(
             "engine_reply", f"the engine's answer cannot be read: {type(error).__name__}: {error}"
         ) from error
 
 
-def _read(reply: Any, version: int | None) -> Piece:
+def _read(reply: Any, sent: int, adapter: int | None) -> Piece:
     meta = reply["meta_info"]
     ids = tuple(int(token) for token in reply["output_ids"])
     pairs = meta["output_token_logprobs"] or []
@@ -53,7 +54,7 @@ def _read(reply: Any, version: int | None) -> Piece:
     return Piece(
         token_ids=ids,
         logprobs=tuple(float(pair[0]) for pair in pairs),
-        versions=_versions(meta, len(ids)) if version is None else (version,) * len(ids),
+        versions=_versions(meta, len(ids), sent) if adapter is None else (adapter,) * len(ids),
         end=_end(meta["finish_reason"]),
         prompt_tokens=int(meta["prompt_tokens"]),
         cached_tokens=int(meta["cached_tokens"]),
@@ -72,11 +73,12 @@ def _end(reason: Any) -> End:
     return found
 
 
-def _versions(meta: Any, num: int) -> tuple[int, ...]:
+def _versions(meta: Any, num: int, sent: int) -> tuple[int, ...]:
     spans = meta.get("weight_versions")
     if spans is None:
-        # Before 0.5.20 there is one for the whole request; the policy sees whether it changed.
-        return (int(meta["weight_version"]),) * num
+        # Before 0.5.20 there is one for the whole request, that of its end. Where the weights
+        # changed meanwhile, tokens may count as older than they are, never as newer.
+        return (min(sent, int(meta["weight_version"])),) * num
     versions: list[int] = []
     for span in spans:
         if int(span["start"]) != len(versions):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from toolshed.types import Json
+
+Waits: TypeAlias = Literal["patience", "start", "for ever"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +20,9 @@ class EngineRequest:
     """A POST with a JSON body."""
 
     path: ClassVar[str]
+    waits: ClassVar[Waits] = "patience"
+    """How long an answer may take: ``patience_s``, or ``start_timeout_s`` where weights are moved,
+    of a config."""
 
     def body(self) -> dict[str, Json]:
         """The JSON object that is sent."""
@@ -44,6 +49,7 @@ class Generate(EngineRequest):
     """One completion."""
 
     path: ClassVar[str] = "/generate"
+    waits: ClassVar[Waits] = "for ever"
     rid: str
     input_ids: tuple[int, ...]
     """Compact: one placeholder per picture."""
@@ -88,6 +94,7 @@ class BeginUpdate(EngineRequest):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndUpdate(EngineRequest):
     path: ClassVar[str] = "/end_weight_update"
+    waits: ClassVar[Waits] = "start"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +121,7 @@ class ReceiveBucket(EngineRequest):
     """Tensors that are broadcast as one flat buffer of bytes by rank 0."""
 
     path: ClassVar[str] = "/update_weights_from_distributed"
+    waits: ClassVar[Waits] = "start"
     names: tuple[str, ...]
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -128,6 +136,7 @@ class ReceiveHandles(EngineRequest):
     """Tensors whose memory this process shares; between BeginUpdate and EndUpdate."""
 
     path: ClassVar[str] = "/update_weights_from_tensor"
+    waits: ClassVar[Waits] = "start"
     serialized_named_tensors: tuple[str, ...]
     """For each rank of tensor parallelism: pairs of name and handle, pickled, in base 64."""
     flush_cache: bool
@@ -137,6 +146,7 @@ class ReceiveHandles(EngineRequest):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadFolder(EngineRequest):
     path: ClassVar[str] = "/update_weights_from_disk"
+    waits: ClassVar[Waits] = "start"
     model_path: str
     weight_version: str
     flush_cache: bool = True
@@ -147,6 +157,7 @@ class LoadAdapter(EngineRequest):
     """A folder as PEFT writes it; a name is taken until it is unloaded."""
 
     path: ClassVar[str] = "/load_lora_adapter"
+    waits: ClassVar[Waits] = "start"
     lora_name: str
     lora_path: str
 
@@ -156,6 +167,7 @@ class UnloadAdapter(EngineRequest):
     """Answers once no request uses it any more."""
 
     path: ClassVar[str] = "/unload_lora_adapter"
+    waits: ClassVar[Waits] = "start"
     lora_name: str
 
 
@@ -164,12 +176,14 @@ class ReleaseMemory(EngineRequest):
     """Nothing may run; what was decoding has to be retracted before."""
 
     path: ClassVar[str] = "/release_memory_occupation"
+    waits: ClassVar[Waits] = "start"
     tags: tuple[Literal["kv_cache", "weights"], ...] = ("kv_cache", "weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumeMemory(EngineRequest):
     path: ClassVar[str] = "/resume_memory_occupation"
+    waits: ClassVar[Waits] = "start"
     tags: tuple[Literal["kv_cache", "weights"], ...] = ("kv_cache", "weights")
 
 
@@ -178,6 +192,7 @@ class Checksums(EngineRequest):
     """One hash per tensor of the engine's model."""
 
     path: ClassVar[str] = "/weights_checker"
+    waits: ClassVar[Waits] = "start"
     action: Literal["checksum"] = "checksum"
 
 

@@ -81,15 +81,11 @@ class Server:
         self.version = version
         self.num_starts += 1
         self._spawn([*arguments(self.config, checkpoint, version), "--port", str(port)])
-        # No limit of connections: rollouts bound what is in flight. No limit of time: a completion
-        # takes as long as it takes, and the fleet watches whether the server is alive.
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
-        )
+        self._http = new_session()
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(self.stop)
             await self._wait_until_up()
-            self._check(await self._get("/server_info"))
+            self._check(await self._get("/server_info", self.config.patience_s))
             await self._begin(first)
             undo.pop_all()
 
@@ -100,9 +96,8 @@ class Server:
     async def is_healthy(self, limit_s: float) -> bool:
         """Whether its scheduler answered within ``limit_s``; asks for one token where it idles."""
         try:
-            async with asyncio.timeout(limit_s):
-                await self._get("/health")
-        except (EngineLost, TimeoutError):
+            await self._get("/health", limit_s)
+        except EngineLost:
             return False
         return True
 
@@ -110,9 +105,15 @@ class Server:
         """The JSON that answers a request; None where it says nothing.
 
         ConfigError where the engine refuses the request, PolicyFailure where it met an error or
-        says that the request did not succeed, EngineLost where it is gone.
+        says that the request did not succeed, EngineLost where it is gone or lets wait too long.
         """
-        status, text = await self._exchange("POST", request.path, request.body())
+        limit_s = {
+            "patience": self.config.patience_s,
+            "start": self.config.start_timeout_s,
+            # A completion takes as long as it takes; the fleet watches whether its server lives.
+            "for ever": None,
+        }[request.waits]
+        status, text = await self._exchange("POST", request.path, request.body(), limit_s)
         if status == 400 and request.path == "/generate":
             raise ConfigError(f"{self} refuses {request.path}: {text[:500]}")
         if status >= 400:
@@ -216,21 +217,40 @@ class Server:
                 "engine.max_total_tokens, or lower max_length"
             )
 
-    async def _get(self, path: str) -> Any:
-        status, text = await self._exchange("GET", path, None)
+    async def _get(self, path: str, limit_s: float) -> Any:
+        status, text = await self._exchange("GET", path, None, limit_s)
         if status != 200:
             raise EngineLost(f"{self}: {path} answers {status}")
         return json.loads(text) if text else None
 
-    async def _exchange(self, method: str, path: str, body: object) -> tuple[int, str]:
+    async def _exchange(
+        self, method: str, path: str, body: object, limit_s: float | None = None
+    ) -> tuple[int, str]:
         if self._http is None:
             raise EngineLost(f"{self} was stopped")
         try:
-            async with self._http.request(method, self.address + path, json=body) as answer:
+            async with (
+                asyncio.timeout(limit_s),
+                self._http.request(method, self.address + path, json=body) as answer,
+            ):
                 return answer.status, await answer.text()
+        except TimeoutError as error:
+            raise EngineLost(f"{self}: {path}: no answer within {limit_s} s") from error
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             # RuntimeError: the session was closed while this request waited for a connection.
             raise EngineLost(f"{self}: {type(error).__name__}: {error}") from error
+
+
+def new_session() -> aiohttp.ClientSession:
+    """For requests to one server: as many as are asked at a time, each with its own limit of time.
+
+    A connection is used once. Servers close idle ones after some seconds, and a POST that is sent
+    at that moment fails without having reached anybody.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
 
 
 def arguments(config: EngineConfig, checkpoint: Path, version: int) -> list[str]:

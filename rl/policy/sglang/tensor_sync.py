@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -52,13 +53,14 @@ class TensorSync(ABC):
         ConfigError where an engine would skip one of them, or keeps picture features that a
         trained tower makes stale; PolicyFailure where no engine took them.
         """
-        tensors = for_loader(weights.trained())
+        # In threads, and before engines are paused: rollouts and calls of tools go on meanwhile.
+        tensors = for_loader(await asyncio.to_thread(weights.trained))
         fleet = self.policy.fleet
         await self._completeness.check(tensors, fleet.usable)
+        kept = await asyncio.to_thread(_copied, tensors)
         async with paused(fleet):
             # First, so that an engine that starts meanwhile gets these.
-            self._kept = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
-            self._version = version
+            self._kept, self._version = kept, version
             with contextlib.ExitStack() as undo:
                 undo.callback(self._give_up)
                 servers = fleet.usable
@@ -100,6 +102,11 @@ class TensorSync(ABC):
         await ask_each(fleet, _end, servers)
         for server in servers:
             server.version = self._version
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In this machine's memory."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def in_buckets(tensors: dict[str, Tensor], most_bytes: int) -> list[dict[str, Tensor]]:

@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from rl.policy.base import PolicyFailure
 from rl.policy.sglang.fleet import Checkpoint, Fleet
-from rl.policy.sglang.names import check_complete, checksums
+from rl.policy.sglang.names import check_complete
 from rl.policy.sglang.requests import Checksums, Continue, LoadFolder, Pause
 from rl.policy.sglang.server import EngineLost, Server
 from toolshed.errors import ConfigError
@@ -78,23 +77,6 @@ class Completeness:
             check_complete(tensors, self._known[place])
 
         await ask_each(self._policy.fleet, ask, servers)
-
-
-async def verify(policy: SglangPolicy, tensors: dict[str, Tensor]) -> int:
-    """How many tensors of the engines were found equal to these; PolicyFailure where one is not.
-
-    On a CPU alone: engines hash otherwise on a GPU.
-    """
-    if policy.config.device != "cpu":
-        raise ConfigError("engines on a GPU hash otherwise; compare log-probs there")
-    expected = checksums(tensors, getattr(torch, policy.config.dtype))
-    for server in policy.fleet.usable:
-        held = await held_tensors(server)
-        wrong = [name for name, told in expected.items() if held.get(name) != told]
-        if wrong:
-            text = f"{server} holds {len(wrong)} tensors of other values, {wrong[0]} first"
-            raise PolicyFailure("engine_weights", text)
-    return len(expected)
 
 
 @contextlib.asynccontextmanager
