@@ -52,14 +52,14 @@ def tower_pairs(vision: Any, grid: tuple[int, int, int]) -> int:
     """Pairs of patches of a picture that see each other, over all layers: all in some of them, in
     the others those of one window. ``grid``: (1, rows, columns) of patches."""
     _, rows, columns = grid
-    side = vision.window_size // vision.patch_size
+    side = int(vision.window_size // vision.patch_size)
 
     def squares(size: int) -> int:
         return (size // side) * side**2 + (size % side) ** 2
 
     full = len(vision.fullatt_block_indexes)
     windowed = squares(rows) * squares(columns)
-    return full * (rows * columns) ** 2 + (vision.depth - full) * windowed
+    return full * (rows * columns) ** 2 + (int(vision.depth) - full) * windowed
 
 
 def update_flops(
@@ -74,14 +74,14 @@ def update_flops(
     with ``num_trained`` trained tokens in all; of the tower over pictures of these ``grids``."""
     text, vision = config.text_config, config.vision_config
     passes = 3 if backward else 1
-    head = text.hidden_size * text.vocab_size
+    head = int(text.hidden_size * text.vocab_size)
     dense = 2.0 * (layer_numbers(text) * sum(lengths) + head * num_trained)
     pairs = sum(length * (length + 1) // 2 for length in lengths)
     attention = 4.0 * text.hidden_size * text.num_hidden_layers * pairs
     patches = sum(rows * columns for _, rows, columns in grids)
     seen = sum(tower_pairs(vision, grid) for grid in grids)
     tower = 2.0 * tower_numbers(vision) * patches + 4.0 * vision.hidden_size * seen
-    return passes * (dense + attention) + tower
+    return float(passes * (dense + attention) + tower)
 
 
 def peak_of(device: str, told: float) -> float:

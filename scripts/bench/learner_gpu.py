@@ -39,6 +39,8 @@ from typing import Any
 # Before this file's folder, because its files have names of the library's.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# It warns on stdout.
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 
 import numpy as np
 import torch
@@ -106,7 +108,9 @@ SMALL = Workload(groups=2, group_size=2, side_px=112, prompt=60, sampled=16, rep
 class Bench:
     """One learner and the rollouts that it learns from."""
 
-    def __init__(self, folder: Path, device: str, *, tiny: bool, micro_tokens: int) -> None:
+    def __init__(
+        self, folder: Path, device: str, *, tiny: bool, micro_tokens: int, zero: int
+    ) -> None:
         make_random(folder, tool_sets(TinyConfig()), seed=0)
         self.work = SMALL if tiny else PAPER
         self.device = device
@@ -124,7 +128,7 @@ class Bench:
             OptimConfig(lr=1e-6),
             total_steps=100,
             max_tokens=micro_tokens,
-            shard=ShardConfig(zero=2, checkpointing=True),
+            shard=ShardConfig(zero=zero, checkpointing=True),
         )
         self.loss = PolicyLoss(algorithm=algorithm_named("dapo_static"), max_tokens=8192)
         self.repeats = 1
@@ -319,6 +323,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="updates (%(default)s)")
     parser.add_argument("--micro-tokens", type=int, default=8192, help="places (%(default)s)")
     parser.add_argument("--peak-tflops", type=float, default=0.0, help="of a device unknown here")
+    parser.add_argument("--zero", type=int, choices=(0, 2), default=2, help="0: without a master")
     options = parser.parse_args(words)
     if options.rounds < 1 or options.micro_tokens < 1 or options.peak_tflops < 0:
         parser.error("--rounds and --micro-tokens must be at least 1, --peak-tflops above 0")
@@ -337,7 +342,11 @@ def _run(options: argparse.Namespace) -> int:
     peak = peak_of(options.device, options.peak_tflops) if is_gpu else 0.0
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            Path(folder), options.device, tiny=options.tiny, micro_tokens=options.micro_tokens
+            Path(folder),
+            options.device,
+            tiny=options.tiny,
+            micro_tokens=options.micro_tokens,
+            zero=options.zero,
         )
         figures = bench.measure(options.rounds, peak)
         if options.selftest:
