@@ -71,8 +71,12 @@ class Admission:
 
     def may_begin(self, tokens: float) -> bool:
         """Whether a group that will hold ``tokens`` may begin now."""
+        return self.room > 0 and self.fits(tokens)
+
+    def fits(self, tokens: float) -> bool:
+        """Whether the cache has room for ``tokens`` more; an empty one has for any."""
         fits = not self.kv_tokens or self.held_tokens + tokens <= self.kv_tokens
-        return self.room > 0 and (fits or not self._tokens)
+        return fits or not self._tokens
 
     def begin(self, number: int, tokens: float) -> None:
         assert number not in self._since and self.may_begin(tokens), number
@@ -81,12 +85,17 @@ class Admission:
         self._tokens[number] = tokens
 
     def hold(self, number: int, tokens: float) -> None:
-        """A group under way holds this from now on: some of its trajectories have ended."""
+        """A group under way holds this from now on: some of its trajectories have ended. Also what
+        is played beside groups, under a negative number."""
         self._tokens[number] = tokens
+
+    def let_go(self, number: int) -> None:
+        """It holds nothing any more."""
+        del self._tokens[number]
 
     def complete(self, number: int) -> None:
         """Every trajectory of a group has ended: it holds nothing and may be taken."""
-        del self._tokens[number]
+        self.let_go(number)
         self._ready.add(number)
 
     def choose(self, left: int) -> int | None:

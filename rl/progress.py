@@ -133,5 +133,5 @@ def _live(dashboard: Dashboard) -> Iterator[None]:
 
 def board_before(run: Path, steps: int, lines: Sequence[Figures]) -> Board:
     """A run whose steps so far ``lines`` tell; its time is theirs."""
-    elapsed_s = sum(number(line, "step_s") for line in lines)
+    elapsed_s = sum(number(line, "step_s") + number(line, "val_s") for line in lines)
     return Board(title=f"SpaceTools · {run}", steps=steps, lines=lines, elapsed_s=elapsed_s)

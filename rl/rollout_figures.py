@@ -26,8 +26,8 @@ def rollout_figures(
     """Figures of a step's groups; broken trajectories enter only their own count, the shares of
     stop reasons, and the figures of tools.
 
-    ``rollout_s``, how long they took, is shared out to ``generate_s`` and ``tools_s`` as the
-    trajectories' own seconds are.
+    ``rollout_s``, how long they took (a group, where they are ahead of the learner), is shared out
+    to ``generate_s`` and ``tools_s`` as the trajectories' own seconds are.
     """
     played = [t for group in groups for t in group]
     scored = [t for t in played if t.reward is not None]

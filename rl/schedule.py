@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from rl.admission import Admission
+from rl.attempts import all_or_none, play_with_retries
 from rl.footprint import Footprints
-from rl.rollout import Job, Player, run_episode
+from rl.rollout import Job, Player
 from rl.schedule_figures import StepFigures
 from rl.schedule_position import OpenOrder, Position
 from rl.seeds import seed_of
-from rl.types import Question, Reward, SamplingParams, StopReason, Trajectory
+from rl.types import Question, Reward, SamplingParams, Trajectory
 from toolshed.errors import ToolFailure
 
 _MAX_ATTEMPTS = 4
@@ -179,6 +180,33 @@ class Schedule:
         self.figures.num_carried = self._admission.num_ready
         self.figures.num_running = len(self._tasks)
 
+    async def play(self, jobs: Sequence[Job]) -> list[Trajectory]:
+        """Trajectories of no group, in the order of ``jobs``: beside the groups under way, within
+        the same width and cache, their tool calls after those of the groups that have begun."""
+        rank, self._next_rank = self._next_rank, self._next_rank + len(jobs)
+
+        async def one(place: int, job: Job) -> Trajectory:
+            # Before a place is taken: groups that hold the cache need places to give it back.
+            while not self._admission.fits(tokens := self._footprints.group(1)):
+                if self._bug is not None:
+                    raise self._bug
+                self._moved.clear()
+                await self._moved.wait()
+            self._admission.hold(-1 - place, tokens)
+            try:
+                trajectory, _ = await play_with_retries(
+                    lambda again: replace(job, rank=rank + place, seed=job.seed + again),
+                    self._player,
+                    self._places,
+                    self._rules.retries,
+                )
+            finally:
+                self._admission.let_go(-1 - place)
+                self._begin_waiting()
+            return trajectory
+
+        return await all_or_none([one(place, job) for place, job in enumerate(jobs)])
+
     def trained(self) -> None:
         """The learner has trained its step, and the engine has its weights."""
         self._admission.advance()
@@ -220,15 +248,9 @@ class Schedule:
         of a source by its id."""
         self._next_number, self._next_step = position.next_number, position.next_step
         for each in position.open:
-            self._drawn.append(
-                Order(
-                    number=each.number,
-                    drawn=Drawn(question=find(each.source, each.question), source=each.source),
-                    step=each.step,
-                    place=each.place,
-                    attempt=each.attempt,
-                )
-            )
+            drawn = Drawn(question=find(each.source, each.question), source=each.source)
+            order = Order(number=each.number, drawn=drawn, step=each.step, place=each.place)
+            self._drawn.append(replace(order, attempt=each.attempt))
 
     # ---- beginning ------------------------------------------------------------------------------
 
@@ -282,6 +304,7 @@ class Schedule:
 
     def _begin_waiting(self) -> None:
         """Room was made perhaps. Without staleness nothing is drawn before the step that asks."""
+        self._moved.set()
         if self._rules.max_staleness or self._drawn:
             self._fill()
 
@@ -293,13 +316,13 @@ class Schedule:
 
         async def sibling(index: int) -> Trajectory:
             nonlocal num_left, num_retried
-            for again in range(self._rules.retries + 1):
-                async with self._places:
-                    job = self._job(order, index, again, rank + index)
-                    trajectory = await run_episode(job, self._player)
-                if trajectory.stop_reason is not StopReason.TOOL_FAILURE:
-                    break
-                num_retried += again < self._rules.retries
+            trajectory, num_again = await play_with_retries(
+                lambda again: self._job(order, index, again, rank + index),
+                self._player,
+                self._places,
+                self._rules.retries,
+            )
+            num_retried += num_again
             num_left -= 1
             if self._rules.kv_tokens:
                 self._footprints.add(trajectory)
@@ -310,7 +333,7 @@ class Schedule:
                 self._player.flight.ends(scored)
             return scored
 
-        trajectories = await _all_or_none([sibling(index) for index in range(num_left)])
+        trajectories = await all_or_none([sibling(index) for index in range(num_left)])
         versions = [turn.completion.version for each in trajectories for turn in each.turns]
         return Group(
             order=order,
@@ -373,14 +396,3 @@ class Schedule:
             )
         number, self._next_number = self._next_number, self._next_number + 1
         self._drawn.appendleft(replace(group.order, number=number, attempt=attempt))
-
-
-async def _all_or_none(plays: Sequence[Coroutine[Any, Any, Trajectory]]) -> list[Trajectory]:
-    """All results; with the first error the others are cancelled, and it is raised as it is."""
-    tasks = [asyncio.ensure_future(play) for play in plays]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

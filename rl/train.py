@@ -1,9 +1,10 @@
 """Reinforcement learning with live tools: ``python -m rl.train CONFIG [key=value ...]``.
 
-A step is ten verbs: draw, roll out, score, compare within groups, learn, move, sync, log, dump,
-save. Every random number follows from (seed, step, question, sample), so a run that was killed
-goes on from its last checkpoint exactly as if it had not been. With ``max_staleness`` above 0
-rollouts are ahead of the learner: then those not trained yet are played again.
+A step is ten verbs: draw, roll out, score (``_take``), compare within groups, learn, move, sync
+(``_learn``), log, dump, save (``_record``). Every random number follows from (seed, step, question,
+sample), so a run that was killed goes on from its last checkpoint exactly as if it had not been.
+With ``max_staleness`` above 0 rollouts are ahead of the learner: then those not trained yet are
+played again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
@@ -26,7 +28,7 @@ from rl.policy.base import LearningPolicy
 from rl.progress import Dashboard, Progress, board_before, shown
 from rl.ranks import Leader, follow, is_follower
 from rl.rewards import score
-from rl.rollout import Job, Limits, Player, run_rollouts
+from rl.rollout import Job, Limits, Player
 from rl.rollout_figures import mean, rollout_figures, speed_figures
 from rl.schedule import Rules, Schedule
 from rl.schedule_position import Position
@@ -41,6 +43,12 @@ from toolshed.errors import ToolFailure
 from toolshed.shed import Toolshed
 from toolshed.types import Json
 
+if TYPE_CHECKING:
+    from rl.algorithms.samples import StepSamples
+
+_FINAL = "final"
+Groups: TypeAlias = Sequence[Sequence[Trajectory]]
+
 
 def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = engine_of) -> Path:
     """Run to the end; returns the folder of the final checkpoint.
@@ -52,11 +60,24 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
         run = RunDir(config.out, tensorboard=config.tensorboard, track=config.track)
         try:
             run.save_config(to_yaml(config))
+            if final := _finished(config, run):
+                print(
+                    f"{run.path} has its {config.steps} steps; nothing was started", file=sys.stderr
+                )
+                return final
             return asyncio.run(_run(plan, run, leader, shed, engine))
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(run.way_on()) from stop
         finally:
             run.close()
+
+
+def _finished(config: RLConfig, run: RunDir) -> Path | None:
+    """What this command left the last time, if it came to its end."""
+    found, final = run.latest_checkpoint(), run.path / _FINAL
+    # What a run leaves last.
+    is_whole = found is not None and found[0] >= config.steps and final.exists()
+    return final if is_whole else None
 
 
 async def _run(
@@ -94,18 +115,19 @@ class _Training:
         self.learner = self.update.learner
         self.log = TrajectoryLog(run.path, config.dump_every)
         self.progress: Progress
-        self._position: Position | None = None
 
     async def run(self, shed: Toolshed | None, engine: Engine) -> Path:
-        self._resume()
+        position = self._resume()
         async with aclosing(engine(self.config, self.update, self.learner.renderer)) as policy:
             await policy.start()
             await policy.update_weights(self.update, self.learner.step)
             await check_first_sync(policy, self.update)
-            await self._steps(policy, shed)
+            await self._steps(policy, shed, position)
         return self._finish()
 
-    async def _steps(self, policy: LearningPolicy, shed: Toolshed | None) -> None:
+    async def _steps(
+        self, policy: LearningPolicy, shed: Toolshed | None, position: Position | None
+    ) -> None:
         config = self.config
         limits = Limits(
             max_turns=config.max_turns,
@@ -115,14 +137,14 @@ class _Training:
         )
         renderer, flight = self.learner.renderer, Flight()
         player = Player(policy=policy, renderer=renderer, shed=shed, limits=limits, flight=flight)
-        schedule = self._schedule(player, kv_tokens_of(config, policy))
+        schedule = self._schedule(player, kv_tokens_of(config, policy), position)
         before = board_before(self.run_dir.path, config.steps, self.run_dir.metrics())
         async with aclosing(schedule):
             with shown(config.progress, Dashboard(before, flight, schedule)) as self.progress:
                 for step in range(self.learner.step, config.steps):
-                    self.progress.step(await self._step(step, player, policy, schedule))
+                    self.progress.step(await self._step(step, policy, schedule))
 
-    def _schedule(self, player: Player, kv_tokens: int) -> Schedule:
+    def _schedule(self, player: Player, kv_tokens: int, position: Position | None) -> Schedule:
         from rl.algorithms.samples import is_informative
 
         config, algorithm = self.config, self.update.algorithm
@@ -147,49 +169,63 @@ class _Training:
             version=self.learner.step,
             wanted=lambda group: is_informative(group, algorithm, config.max_tokens),
         )
-        if self._position is not None:
+        if position is not None:
             known = [{each.id: each for each in part} for part in self.plan.questions]
-            schedule.restore(self._position, lambda source, name: known[source][name])
+            schedule.restore(position, lambda source, name: known[source][name])
         return schedule
 
-    async def _step(
-        self, step: int, player: Player, policy: LearningPolicy, schedule: Schedule
-    ) -> dict[str, Json]:
+    async def _step(self, step: int, policy: LearningPolicy, schedule: Schedule) -> dict[str, Json]:
         """One optimiser step on the next groups; returns the figures that were logged."""
         begun = time.monotonic()
+        groups = await self._take(step, schedule)
+        taken = time.monotonic()
+        is_ahead = self.config.max_staleness > 0
+        # Groups that were ready are taken at once, however long they were played.
+        rollout_s = mean(schedule.figures.played_s) if is_ahead else taken - begun
+        scheduled = schedule.figures.read()
+        figures = self.selection.figures(step)
+        figures |= scheduled if is_ahead else {"retried": scheduled["retried"]}
+        made, learnt = await self._learn(groups, policy, schedule)
+        figures |= rollout_figures(groups, made.counts, rollout_s) | learnt
+        ended = time.monotonic()
+        figures |= {"update_s": ended - taken, "step_s": ended - begun}
+        figures |= speed_figures(figures) | await self._validate(schedule)
+        self._record(groups, figures, schedule)
+        return figures
+
+    async def _take(self, step: int, schedule: Schedule) -> Groups:
+        """Groups that were drawn, played and scored."""
         self.progress.phase("waiting for groups")
         taken = await schedule.step()
-        groups = [list(group.trajectories) for group in taken]
+        groups = [group.trajectories for group in taken]
         self._check_failures(list(chain(*groups)))
         self.selection.observe(step, [group.order.drawn for group in taken], groups)
-        rolled = time.monotonic()
+        return groups
+
+    async def _learn(
+        self, groups: Groups, policy: LearningPolicy, schedule: Schedule
+    ) -> tuple[StepSamples, dict[str, Json]]:
+        """Move the weights and hand them to the policy; what was learnt from, and figures."""
         self.progress.phase("updating")
         made = self.update.samples(groups)
-        figures = rollout_figures(groups, made.counts, rolled - begun)
-        figures |= self.selection.figures(step)
-        scheduled = schedule.figures.read()
         if self.config.max_staleness:
-            figures |= scheduled
             # In a thread, so that rollouts go on meanwhile.
-            figures |= await asyncio.to_thread(self.update.learn, made)
+            figures = await asyncio.to_thread(self.update.learn, made)
         else:
             await lend_memory(policy)
-            figures |= {"retried": scheduled["retried"], **self.update.learn(made)}
+            figures = self.update.learn(made)
         self.progress.phase("handing over weights")
         await policy.update_weights(self.update, self.learner.step)
         schedule.trained()
-        figures |= policy.figures()
-        figures["update_s"] = time.monotonic() - rolled
-        figures |= await self._validate(player)
-        figures["step_s"] = time.monotonic() - begun
-        figures |= speed_figures(figures)
-        self.run_dir.log(self.learner.step, figures)
-        self.log.write(self.learner.step, groups)
-        position = schedule.position()
-        self._position = position if self.config.max_staleness or position.open else None
-        if self.learner.step % self.config.save_every == 0:
-            self._save()
-        return figures
+        return made, {**figures, **policy.figures()}
+
+    def _record(self, groups: Groups, figures: dict[str, Json], schedule: Schedule) -> None:
+        """Log, dump, and save where it is time, or the last."""
+        step = self.learner.step
+        self.run_dir.log(step, figures)
+        self.log.write(step, groups)
+        if step % self.config.save_every == 0 or step == self.config.steps:
+            self._save(schedule)
 
     def _check_failures(self, played: Sequence[Trajectory]) -> None:
         """Stop where our own machinery breaks too often to trust what is left."""
@@ -204,48 +240,51 @@ class _Training:
     def _sampling(self, temperature: float) -> SamplingParams:
         return SamplingParams(temperature=temperature, max_tokens=self.config.max_turn_tokens)
 
-    async def _validate(self, player: Player) -> dict[str, Json]:
-        """Greedy accuracy on the validation questions, every ``val_every`` steps."""
+    async def _validate(self, schedule: Schedule) -> dict[str, Json]:
+        """Greedy accuracy on the validation questions, every ``val_every`` steps, and the seconds
+        it took."""
         every = self.config.val_every
         if not every or self.learner.step % every:
             return {}
+        begun = time.monotonic()
         self.progress.phase("validating")
         greedy = self._sampling(0.0)
         jobs = [Job(question=question, sampling=greedy) for question in self.plan.val_questions]
-        played = [t async for _, t in run_rollouts(jobs, player, width=self.config.width)]
+        played = await schedule.play(jobs)
         self._check_failures(played)
         rewards = [score(t.question, t, self.config.reward) for t in played]
         scored = [reward.accuracy for reward in rewards if reward is not None]
         figures: dict[str, Json] = {"val_failures": len(played) - len(scored)}
-        return figures | ({"val_accuracy": mean(scored)} if scored else {})
+        figures |= {"val_accuracy": mean(scored)} if scored else {}
+        return figures | {"val_s": time.monotonic() - begun}
 
     # ---- run folder -----------------------------------------------------------------------------
 
-    def _resume(self) -> None:
+    def _resume(self) -> Position | None:
+        """Go on from the newest checkpoint; returns where its schedule stood."""
         found = self.run_dir.latest_checkpoint()
-        step = 0
+        step, position = 0, None
         if found is not None:
             step, folder = found
             self.update.load(folder)
             self.selection.load(folder)
-            self._position = Position.load(folder)
+            position = Position.load(folder)
         self.run_dir.rewind(step)
         self.log.rewind(step)
+        return position
 
-    def _save(self) -> None:
+    def _save(self, schedule: Schedule) -> None:
         def write(folder: Path) -> None:
             self.update.save(folder)
             self.selection.save(folder)
-            if self._position is not None:
-                self._position.save(folder)
+            position = schedule.position()
+            if self.config.max_staleness or position.open:
+                position.save(folder)
 
         self.run_dir.save_checkpoint(self.learner.step, write)
 
     def _finish(self) -> Path:
-        saved = self.run_dir.latest_checkpoint()
-        if saved is None or saved[0] != self.learner.step:
-            self._save()
-        final = self.run_dir.path / "final"
+        final = self.run_dir.path / _FINAL
         if self.config.lora.rank:
             self.update.export_adapters(self.run_dir.path / "adapters")
         self.update.export(final)

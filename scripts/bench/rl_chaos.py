@@ -52,13 +52,16 @@ class Outcome:
     account: Account
     left_over: int
     """Processes that outlived their learner."""
-    most_recomputed: int
-    """Trajectories that may be played again: those after a checkpoint, and those in flight."""
+    most_since_checkpoint: int
+    """Trajectories of steps after a checkpoint, which may be played again."""
+    most_in_flight: int
+    """Trajectories of groups that were begun and not trained, which may be played again, too."""
 
     @property
     def is_sound(self) -> bool:
         lost = self.account.questions_lost or self.account.questions_twice
-        again = self.account.trajectories_twice or self.account.recomputed > self.most_recomputed
+        most = self.most_since_checkpoint + self.most_in_flight
+        again = self.account.trajectories_twice or self.account.recomputed > most
         return not (lost or again or self.left_over)
 
 
@@ -120,10 +123,11 @@ def words_of(folder: Path, tools: Path, policy: str, staleness: int, steps: int)
     ]
 
 
-def most_recomputed(staleness: int, num_stops: int) -> int:
-    """Trajectories that were not in a checkpoint when the learner ended, over all its ends."""
-    in_flight = (staleness + 1) * NUM_PROMPTS
-    return num_stops * (SAVE_EVERY * NUM_PROMPTS + in_flight) * GROUP_SIZE
+def most_recomputed(staleness: int, num_stops: int) -> tuple[int, int]:
+    """Trajectories that were not in a checkpoint when the learner ended, over all its ends:
+    (trained since the checkpoint, in flight)."""
+    step = num_stops * NUM_PROMPTS * GROUP_SIZE
+    return SAVE_EVERY * step, (staleness + 1) * step
 
 
 def measure(
@@ -146,13 +150,16 @@ def measure(
             if code := run.finish():
                 raise RuntimeError(f"the run ended with {code}: {run.said.read_text()[-2000:]}")
         account = account_of(run, place / "calls.jsonl")
+    stops = chosen.count("learner") + chosen.count("disk")
+    since_checkpoint, in_flight = most_recomputed(staleness, stops)
     return Outcome(
         policy=policy,
         max_staleness=staleness,
         kills=kills,
         account=account,
         left_over=run.num_left_over,
-        most_recomputed=most_recomputed(staleness, chosen.count("learner") + chosen.count("disk")),
+        most_since_checkpoint=since_checkpoint,
+        most_in_flight=in_flight,
     )
 
 

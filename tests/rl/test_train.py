@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,8 +17,11 @@ import torch
 from rl.algorithms.table import Overrides
 from rl.config import QuestionsConfig, RLConfig
 from rl.rewards import RewardRule
+from rl.rollout import Job
+from rl.schedule import Schedule
 from rl.tabletop import Order, write_dataset
 from rl.train import main, train
+from rl.types import Trajectory
 from scripts.bench.puppet import Puppet
 from sft.checkpoint import SCHEMA_FILE
 from sft.config import LoraConfig, OptimConfig, ShardConfig, ToolsConfig
@@ -85,9 +90,37 @@ def test_a_run_leaves_metrics_trajectories_and_a_checkpoint(config: RLConfig) ->
     assert (final / SCHEMA_FILE).exists()
     dumped = (Path(config.out) / "trajectories.jsonl").read_text().splitlines()
     assert len(dumped) == 2 * 2 * 2
-    before = told
-    train(replace(config, val_data=config.data[0].path, val_every=2, val_limit=3))
-    assert lines(config) == before
+    assert "val_s" in told[1] and "val_s" not in told[0]
+
+
+def test_a_finished_run_says_so_and_starts_nothing(
+    config: RLConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("a finished run started its engine")
+
+    final, told = train(config), lines(config)
+    assert train(config, engine=started) == final  # type: ignore[arg-type]
+    assert "has its 2 steps; nothing was started" in capsys.readouterr().err
+    assert lines(config) == told
+    final.rename(final.with_name("taken"))
+    with pytest.raises(AssertionError, match="started its engine"):
+        train(config, engine=started)  # type: ignore[arg-type]
+
+
+def test_validation_is_no_part_of_a_steps_time(
+    config: RLConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = Schedule.play
+
+    async def slow(self: Schedule, jobs: Sequence[Job]) -> list[Trajectory]:
+        await asyncio.sleep(2)
+        return await play(self, jobs)
+
+    monkeypatch.setattr(Schedule, "play", slow)
+    train(replace(config, val_data=config.data[0].path, val_every=2, val_limit=1))
+    told = lines(config)[1]
+    assert told["val_s"] >= 2 > told["step_s"]
 
 
 def test_dapo_draws_more_questions_for_groups_without_spread(config: RLConfig) -> None:

@@ -72,6 +72,9 @@ def test_one_step_ahead_is_one_version_old_at_most_and_says_so(config: RLConfig)
         assert isinstance(counts, list)
         assert sum(count for count in counts if isinstance(count, int)) == NUM_PROMPTS * 2
         assert line["dropped"] == line["retried"] == 0
+        # Most groups were ready when the learner asked for them.
+        shared_out = float(str(line["generate_s"])) + float(str(line["tools_s"]))
+        assert shared_out == pytest.approx(line["group_played_s"])
         assert {"carried", "in_flight", "learner_wait_s", "tool_queue_s"} <= set(line)
     assert [line["in_flight"] for line in told][-1] == 0, "nothing begins that nobody trains"
 
