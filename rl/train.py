@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from rl.config import RLConfig
 from rl.dump import TrajectoryLog
 from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of, lend_memory
 from rl.flight import Flight
-from rl.plan import Plan, prepare
+from rl.plan import DATA_FILE, Plan, prepare
 from rl.policy.base import LearningPolicy
 from rl.progress import Dashboard, Progress, board_before, shown
 from rl.ranks import Leader, follow, is_follower
@@ -34,7 +35,7 @@ from rl.selection import PromptSelection
 from rl.types import SamplingParams, Trajectory
 from sft.checkpoint import schema_record
 from sft.config import help_text, load_config, to_yaml
-from sft.run_dir import RunDir
+from sft.run_dir import RunDir, write_atomic
 from toolshed.command import USER_ERROR, run_command
 from toolshed.config import load_tools
 from toolshed.errors import ToolFailure
@@ -52,6 +53,8 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
         run = RunDir(config.out, tensorboard=config.tensorboard, track=config.track)
         try:
             run.save_config(to_yaml(config))
+            if plan.commits:
+                write_atomic(run.path / DATA_FILE, json.dumps(plan.commits, indent=1) + "\n")
             return asyncio.run(_run(plan, run, leader, shed, engine))
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(run.way_on()) from stop
@@ -80,7 +83,7 @@ class _Training:
         from rl.update import PolicyUpdate
 
         config = plan.config
-        self.plan, self.config, self.run_dir = plan, config, run
+        self.plan, self.config, self.run_dir, self.leader = plan, config, run, leader
         self.selection = PromptSelection(
             plan.questions,
             [item.weight for item in config.data],
@@ -120,6 +123,9 @@ class _Training:
         async with aclosing(schedule):
             with shown(config.progress, Dashboard(before, flight, schedule)) as self.progress:
                 for step in range(self.learner.step, config.steps):
+                    if self.leader.is_asked_to_end:
+                        self._save_unsaved()
+                        raise KeyboardInterrupt
                     self.progress.step(await self._step(step, player, policy, schedule))
 
     def _schedule(self, player: Player, kv_tokens: int) -> Schedule:
@@ -239,12 +245,15 @@ class _Training:
             if self._position is not None:
                 self._position.save(folder)
 
-        self.run_dir.save_checkpoint(self.learner.step, write)
+        self.run_dir.save_checkpoint(self.learner.step, write, exports=self.config.keep_hf)
+
+    def _save_unsaved(self) -> None:
+        saved = self.run_dir.latest_checkpoint()
+        if self.learner.step and (saved is None or saved[0] != self.learner.step):
+            self._save()
 
     def _finish(self) -> Path:
-        saved = self.run_dir.latest_checkpoint()
-        if saved is None or saved[0] != self.learner.step:
-            self._save()
+        self._save_unsaved()
         final = self.run_dir.path / "final"
         if self.config.lora.rank:
             self.update.export_adapters(self.run_dir.path / "adapters")

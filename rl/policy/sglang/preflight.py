@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from rl.policy.sglang.config import MARGIN, EngineConfig
-from sft.config import check_device
 from toolshed.errors import ConfigError
 from toolshed.resources import visible_gpus
 
@@ -48,14 +47,14 @@ def check_lengths(engine: EngineConfig, folder: Path, max_length: int) -> None:
         )
 
 
-def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:
-    """ConfigError where a learner on ``device`` cannot hand its weights to these engines."""
+def check_training(engine: EngineConfig, *, device: str, frozen: str, ranks: int = 1) -> None:
+    """ConfigError where a learner on ``device``, or on the first ``ranks`` GPUs, cannot hand its
+    weights to these engines."""
     if frozen != "vision" and not engine.trains_vision:
         raise ConfigError(
             f"frozen={frozen} trains the vision tower, and engines keep its features between "
             "requests; give engine.trains_vision=true"
         )
-    check_device(device)
     kind, _, number = device.partition(":")
     engine_gpus = engine.gpus or [0]
     if engine.colocated and (kind == "cpu" or int(number or 0) not in engine_gpus):
@@ -69,8 +68,10 @@ def check_training(engine: EngineConfig, *, device: str, frozen: str) -> None:
         raise ConfigError(
             "engine.sync=broadcast goes from GPU to GPU, and device=cpu; give engine.sync=folder"
         )
-    if int(number or 0) in (engine.gpus or [int(number or 0)]):
+    own = {int(number)} if number else set(range(ranks))
+    if not engine.gpus or own & set(engine.gpus):
+        where = f"{device} with {ranks} ranks" if ranks > 1 else device
         raise ConfigError(
-            f"the learner is on {device}, and engine.gpus={engine.gpus} gives engines the same "
+            f"the learner is on {where}, and engine.gpus={engine.gpus} gives engines the same "
             "GPU, where NCCL cannot send; name others in engine.gpus, or give engine.colocated=true"
         )
