@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rl.config import QuestionsConfig, RLConfig
+from rl.plan import DATA_FILE
 from rl.tabletop import Order, write_dataset
 from rl.train import train
 from sft.run_dir import RunDir, whole_checkpoints
@@ -81,5 +82,9 @@ def test_a_second_one_interrupts_at_once(config: RLConfig, monkeypatch: pytest.M
 def test_the_last_step_is_the_end_of_the_run(
     config: RLConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commits = {"hub:owner/name": "a" * 40}
+    monkeypatch.setattr("rl.plan.commits_of", lambda config: commits)
     send_in_step_2(monkeypatch, 1)
     assert (train(replace(config, steps=2)) / "config.json").is_file()
+    # With which the same command would go on.
+    assert json.loads((Path(config.out) / DATA_FILE).read_text()) == commits
