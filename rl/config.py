@@ -125,6 +125,8 @@ class RLConfig:
     save_every: int = 20
     save_hf: bool = True
     """Keep each checkpoint as a Hugging Face folder, too, and that also when its state has gone."""
+    keep_hf: int = 0
+    """How many of these folders are kept, the last ones; 0 for all."""
     dump_every: int = 1
     """Steps between dumps of all trajectories; 0 for none."""
     policy: str = "transformers"
@@ -151,7 +153,7 @@ class RLConfig:
         check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")
         check_positive(self, "max_calls")
         check_positive(self, "save_every", "threads")
-        check_not_negative(self, "val_every", "val_limit", "dump_every", "seed")
+        check_not_negative(self, "val_every", "val_limit", "dump_every", "keep_hf", "seed")
         check_not_negative(self, "max_failure_share", "max_reply_chars", "max_pixels")
         check_not_negative(self, "max_staleness", "kv_tokens", "retries")
         if self.group_size < 2:

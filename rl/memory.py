@@ -1,7 +1,8 @@
 """How much memory a run takes of a GPU, estimated from a checkpoint's files before it is loaded.
 
 The formulas are those of ``learner_gb`` and ``engine_gb``; docs/TRAINING.md has them in words. They
-count what is large and nothing else, so leave a tenth of the GPU free.
+count what is large and nothing else, so leave a tenth of the GPU free. ``disk_gb`` says likewise
+what a run's folder takes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from toolshed.errors import ConfigError
 _GB = 1e9
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _VISION = "visual."
+ACTIVATIONS, LOGITS = "activations", "logits"
+"""Parts that are there during an update alone."""
+_TILE = 32
+"""Rows of a decoder's cache come in so many (``rl.policy.decoder``)."""
 _CHUNK = 4096
 """Places whose logits are held at a time (``sft.model.token_logprobs``)."""
 
@@ -35,6 +40,8 @@ class Shape:
     vocabulary: int
     kv_width: int
     """Numbers that a layer keeps of one token: keys and values of all their heads."""
+    query_width: int
+    """Numbers of one token's queries, of all heads."""
 
     @property
     def num_language(self) -> int:
@@ -57,6 +64,7 @@ def shape_of(folder: Path) -> Shape:
             feed_forward=int(text["intermediate_size"]),
             vocabulary=int(text["vocab_size"]),
             kv_width=2 * int(text["num_key_value_heads"]) * width,
+            query_width=heads * width,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -76,28 +84,51 @@ def _sizes(folder: Path) -> dict[str, int]:
     return found
 
 
+def trained_numbers(shape: Shape, config: RLConfig) -> int:
+    """Numbers that move: of adapters ``rank`` x (in + out) of each matrix of the language layers;
+    else the language model's, with the tower's where that is not frozen."""
+    if not config.lora.rank:
+        return shape.num_language if config.frozen == "vision" else shape.num_parameters
+    attention = 2 * (shape.hidden + shape.query_width) + 2 * shape.hidden + shape.kv_width
+    feed_forward = 3 * (shape.hidden + shape.feed_forward)
+    return config.lora.rank * shape.layers * (attention + feed_forward)
+
+
 def learner_gb(shape: Shape, config: RLConfig, ranks: int) -> dict[str, float]:
     """Of one of ``ranks`` GPUs, in 1e9 bytes: P parameters of which T are trained, b bytes each.
 
-    weights b P (ZeRO-3: T over ranks); gradients and Adam 16 T over ranks with ZeRO (fp32
-    gradients, master and two moments), else 3 b T; reference b T where there is a KL term; a layer
-    makes b (8 hidden + 3 feed_forward) for each place of a micro-batch, of which checkpointing
-    keeps b hidden for all layers but one; logits 12 bytes for each word of a chunk.
+    weights b P, with adapters b (P + T) (ZeRO-3: what is no frozen tower over ranks); gradients and
+    Adam 16 T over ranks with ZeRO (fp32 gradients, master and two moments), else 3 b T; reference b
+    T where there is a KL term and no adapters; a layer makes b (8 hidden + 3 feed_forward) for each
+    place of a micro-batch, of which checkpointing keeps b hidden for all layers but one; logits 12
+    bytes for each word of a chunk; features of a frozen tower at most ``shard.features_mb``. Where
+    this process plays, its decoder has the language model's weights and a cache of its own.
     """
     each, zero = _BYTES[config.dtype], config.shard.zero
-    trained = shape.num_language if config.frozen == "vision" else shape.num_parameters
-    cut = ranks if zero == 3 else 1
+    trained, adapters = trained_numbers(shape, config), config.lora.rank > 0
+    held = shape.num_parameters + trained * adapters
+    still = shape.num_vision if config.frozen == "vision" else 0
     layer = each * (8 * shape.hidden + 3 * shape.feed_forward)
     kept = layer + each * shape.hidden * shape.layers
     place = kept if config.shard.checkpointing else layer * shape.layers
     found = {
-        "weights": each * (shape.num_parameters - trained + trained / cut),
+        "weights": each * (still + (held - still) / (ranks if zero == 3 else 1)),
         "gradients and Adam": 16 * trained / ranks if zero else 3 * each * trained,
-        "reference": each * trained if config.chosen_algorithm.kl else 0,
-        "activations": place * config.micro_tokens,
-        "logits": 12 * shape.vocabulary * min(config.micro_tokens, _CHUNK),
+        "reference": each * trained if config.chosen_algorithm.kl and not adapters else 0,
+        "features": (config.shard.features_mb << 20) if still else 0,
+        ACTIVATIONS: place * config.micro_tokens,
+        LOGITS: 12 * shape.vocabulary * min(config.micro_tokens, _CHUNK),
     }
+    if config.policy == "transformers":
+        slots = -(-config.width // _TILE) * _TILE
+        found["decoder's weights"] = each * shape.num_language
+        found["decoder's cache"] = _place_bytes(shape, config.dtype) * slots * config.max_length
     return {name: size / _GB for name, size in found.items() if size}
+
+
+def _place_bytes(shape: Shape, dtype: str) -> int:
+    """Of a cache, for one place."""
+    return _BYTES[dtype] * shape.layers * shape.kv_width
 
 
 def engine_gb(shape: Shape, config: RLConfig) -> dict[str, float]:
@@ -106,7 +137,7 @@ def engine_gb(shape: Shape, config: RLConfig) -> dict[str, float]:
     """
     engine = config.engine
     each = _BYTES[engine.dtype]
-    one = each * shape.layers * shape.kv_width * config.max_length
+    one = _place_bytes(shape, engine.dtype) * config.max_length
     num = math.ceil(config.width / engine.servers)
     return {
         "weights": each * shape.num_parameters / engine.tensor_parallel / _GB,
@@ -115,9 +146,28 @@ def engine_gb(shape: Shape, config: RLConfig) -> dict[str, float]:
     }
 
 
-def checkpoint_gb(shape: Shape, config: RLConfig) -> float:
-    """Of the two newest checkpoints, one that is being written and the final weights."""
-    each = _BYTES[config.dtype]
-    trained = shape.num_language if config.frozen == "vision" else shape.num_parameters
-    state = 12 * trained if config.shard.zero else 2 * each * trained
-    return (3 * (each * shape.num_parameters + state) + each * shape.num_parameters) / _GB
+def together_gb(shape: Shape, config: RLConfig, ranks: int) -> float:
+    """Of a GPU that learner and engine share, while the engine works: its weights and one
+    trajectory at its longest, beside what the learner holds between updates."""
+    engine = engine_gb(shape, config)
+    learner = learner_gb(shape, config, ranks)
+    held = sum(size for name, size in learner.items() if name not in (ACTIVATIONS, LOGITS))
+    return held + engine["weights"] + engine["one trajectory at its longest"]
+
+
+def disk_gb(shape: Shape, config: RLConfig) -> dict[str, float]:
+    """Of a run's folder at its fullest, in 1e9 bytes: the states of the two newest checkpoints and
+    of one that is being written, every export that is kept, and the final weights.
+
+    Without pictures, dumps of trajectories, logs and weights that pass to engines through a folder.
+    """
+    each, trained = _BYTES[config.dtype], trained_numbers(shape, config)
+    held = shape.num_parameters + trained * (config.lora.rank > 0)
+    num = math.ceil(config.steps / config.save_every)
+    exports = min(num, config.keep_hf + 1 if config.keep_hf else num) if config.save_hf else 0
+    found = {
+        "states": min(num, 3) * (each * held + (12 if config.shard.zero else 2 * each) * trained),
+        f"{exports} exports": exports * each * shape.num_parameters,
+        "final": each * shape.num_parameters,
+    }
+    return {name: size / _GB for name, size in found.items() if size}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,14 +12,18 @@ from pathlib import Path
 from rl.config import RLConfig
 from rl.data import check_depth
 from rl.needs import check_answerable, check_room
-from rl.sources import load_source
+from rl.sources import at_commit, load_source, on_the_hub
 from rl.types import Question
 from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.config import check_device, check_out
+from sft.ranks import num_ranks
 from sft.render import Renderer
 from sft.trackers import check_trackers
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
+
+DATA_FILE = "data.json"
+"""In a run's folder: the commits of its data sets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +38,8 @@ class Plan:
     questions: list[list[Question]]
     """Of each part of the prompts."""
     val_questions: list[Question]
+    commits: dict[str, str]
+    """Of each word of the hub in ``data`` and ``val_data``, the commit that was read."""
 
 
 def prepare(config: RLConfig) -> Plan:
@@ -48,7 +56,8 @@ def prepare(config: RLConfig) -> Plan:
         print(f"warning: {warning}", file=sys.stderr)
     if config.policy == "sglang":
         _check_engine(config, folder)
-    questions, val_questions, renderer = asked_with(config, tools, folder)
+    commits = commits_of(config)
+    questions, val_questions, renderer = asked_with(config, tools, folder, commits)
     return Plan(
         config=config,
         tools=tools,
@@ -56,24 +65,36 @@ def prepare(config: RLConfig) -> Plan:
         renderer=renderer,
         questions=questions,
         val_questions=val_questions,
+        commits=commits,
     )
 
 
 def _check_engine(config: RLConfig, folder: Path) -> None:
     from rl.policy.sglang.preflight import check_lengths, check_training, missing
 
-    check_training(config.engine, device=config.device, frozen=config.frozen, lora=config.lora)
+    check_training(
+        config.engine,
+        device=config.device,
+        frozen=config.frozen,
+        lora=config.lora,
+        ranks=num_ranks(),
+    )
     check_lengths(config.engine, folder, config.max_length)
     if lacking := missing(config.engine):
         raise ConfigError("; ".join(lacking))
 
 
 def asked_with(
-    config: RLConfig, tools: ToolSet, folder: Path
+    config: RLConfig,
+    tools: ToolSet,
+    folder: Path,
+    commits: Mapping[str, str],
+    *,
+    fetches: bool = True,
 ) -> tuple[list[list[Question]], list[Question], Renderer]:
     """The questions of each part and those of validation, which fit tools, checkpoint and limits,
-    with the checkpoint's renderer."""
-    questions, val_questions = load_all(config)
+    with the checkpoint's renderer; ``commits`` and ``fetches`` are those of ``load_all``."""
+    questions, val_questions = load_all(config, commits, fetches=fetches)
     every = [*chain(*questions), *val_questions]
     check_depth(every, tools, config.tools.config)
     check_answerable([question.source for question in every], tools, config.tools.config)
@@ -83,12 +104,35 @@ def asked_with(
     return questions, val_questions, renderer
 
 
-def load_all(config: RLConfig) -> tuple[list[list[Question]], list[Question]]:
-    """The questions of each part, and those of validation."""
-    questions = [
-        load_source(item.path, rows=item.rows, limit=item.limit, cache=config.cache)
-        for item in config.data
-    ]
+def commits_of(config: RLConfig, *, fetches: bool = True) -> dict[str, str]:
+    """The commit of each word of the hub: the one that the run in ``out`` began with, else that of
+    today, or without ``fetches`` the one that was fetched last."""
+    held = Path(config.out) / DATA_FILE
+    known: dict[str, str] = {}
+    if config.out and held.is_file():
+        try:
+            known = dict(json.loads(held.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{held} cannot be read ({error}); it is what a run keeps of its data sets: "
+                "delete it to take their commits of today"
+            ) from error
+    words = [item.path for item in config.data] + [config.val_data] * bool(config.val_data)
+    found = {word: on_the_hub(at_commit(word, known, fetches=fetches)) for word in words}
+    return {word: each.revision for word, each in found.items() if each is not None}
+
+
+def load_all(
+    config: RLConfig, commits: Mapping[str, str], *, fetches: bool = True
+) -> tuple[list[list[Question]], list[Question]]:
+    """The questions of each part, and those of validation, with words of the hub at ``commits``;
+    without ``fetches`` from what is on this machine."""
+
+    def load(word: str, *, limit: int, rows: int = 0) -> list[Question]:
+        word = at_commit(word, commits, fetches=fetches)
+        return load_source(word, rows=rows, limit=limit, cache=config.cache, fetches=fetches)
+
+    questions = [load(item.path, rows=item.rows, limit=item.limit) for item in config.data]
     if not config.val_data:
         return questions, []
-    return questions, load_source(config.val_data, limit=config.val_limit, cache=config.cache)
+    return questions, load(config.val_data, limit=config.val_limit)

@@ -2,26 +2,21 @@
 
 Nothing is loaded, started or fetched: no torch, no Ray, no network is needed. What
 ``rl.plan.prepare`` says about data and checkpoint is said here too, where both are on this machine.
-``python -m rl.preflight CONFIG [key=value ...]`` prints what a script divides GPUs by, a line each:
-policy, device, tools and folder of the run.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from rl.config import RLConfig
-from rl.memory import Shape, checkpoint_gb, engine_gb, learner_gb, shape_of
-from rl.plan import asked_with, load_all
+from rl.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb
+from rl.plan import asked_with, commits_of, load_all
 from sft.checkpoint import check_schema, resolve_checkpoint
-from sft.config import check_out, load_config
-from toolshed.command import run_command
+from sft.config import check_out
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 
@@ -58,18 +53,18 @@ def examine(config: RLConfig, *, ranks: int = 1) -> Preflight:
     tools = found.attempt(lambda: _tools(found, config))
     shape = _checkpoint(found, config, tools)
     _data(found, config)
-    _policy(found, config)
+    _policy(found, config, ranks)
     if shape is not None:
         _memory(found, config, shape, ranks)
     _folder(found, config, shape)
     if tools is not None and shape is not None and config.data and _is_here(config):
-        found.attempt(lambda: asked_with(config, tools, resolve_checkpoint(config.model)))
+        found.attempt(lambda: _questions(config, tools))
     return found
 
 
 def fetch(config: RLConfig) -> None:
     """Bring the questions here that are not, so that no GPU waits for them."""
-    load_all(config)
+    load_all(config, commits_of(config))
 
 
 def _run(found: Preflight, config: RLConfig) -> None:
@@ -142,21 +137,32 @@ def _data(found: Preflight, config: RLConfig) -> None:
         found.say("validation", f"{val_origin or config.val_data}, {every}")
 
 
-def _policy(found: Preflight, config: RLConfig) -> None:
+def _policy(found: Preflight, config: RLConfig, ranks: int) -> None:
     from toolshed.resources import visible_gpus
 
-    if config.device.startswith("cuda") and not visible_gpus():
+    there = visible_gpus()
+    if config.device.startswith("cuda") and not there:
         found.missing.append(f"device={config.device}, but no GPU is seen here; give device=cpu")
+    elif config.device.startswith("cuda") and there < ranks:
+        found.missing.append(f"{ranks} ranks need a GPU each, and {there} are seen here")
     if config.policy != "sglang":
         found.say("policy", f"{config.policy}, in the process of the learner")
         return
+    from rl.policy.sglang.preflight import check_training, missing
     from rl.policy.sglang.server import interpreter
 
     engine = config.engine
-    python = found.attempt(lambda: interpreter(engine))
+    found.missing += missing(engine)
+    found.attempt(
+        lambda: check_training(engine, device=config.device, frozen=config.frozen, ranks=ranks)
+    )
+    try:
+        python = interpreter(engine)[0]
+    except ConfigError:
+        python = engine.environment
     gpus = f" on GPUs {', '.join(map(str, engine.gpus))}" if engine.gpus else ""
     found.say("policy", f"{engine.servers} sglang servers, {engine.device}{gpus}")
-    found.say("", f"environment {python[0] if python else engine.environment}")
+    found.say("", f"environment {python}")
 
 
 def _memory(found: Preflight, config: RLConfig, shape: Shape, ranks: int) -> None:
@@ -171,6 +177,9 @@ def _memory(found: Preflight, config: RLConfig, shape: Shape, ranks: int) -> Non
     )
     if config.policy == "sglang":
         found.say("engine", f"in GB of a GPU: {told(engine_gb(shape, config))}")
+        if config.engine.colocated:
+            both = together_gb(shape, config, ranks)
+            found.say("", f"with the learner between its updates, on its GPU: {both:.3g} GB")
 
 
 def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
@@ -179,12 +188,16 @@ def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
         return
     there = next(each for each in (out.absolute(), *out.absolute().parents) if each.exists())
     free = shutil.disk_usage(there).free / 1e9
-    need = checkpoint_gb(shape, config) if shape else 0.0
+    parts = disk_gb(shape, config) if shape else {}
+    need = sum(parts.values())
     found.say(
         "folder",
         f"{out}: a checkpoint every {config.save_every} steps, about {need:.3g} GB in all, "
         f"{free:.3g} GB free; {_way_on(out)}",
     )
+    if parts:
+        each = ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
+        found.say("", f"of these {each}; pictures, dumps and weights on their way not counted")
     if need > free:
         found.missing.append(f"{out} needs about {need:.3g} GB, and {free:.3g} are free there")
 
@@ -195,31 +208,22 @@ def _way_on(out: Path) -> str:
     return f"{done} steps there, goes on from the last checkpoint" if done else "a new run"
 
 
+def _questions(config: RLConfig, tools: ToolSet) -> None:
+    """All that ``rl.plan.prepare`` says of them, from what is on this machine."""
+    folder, commits = resolve_checkpoint(config.model), commits_of(config, fetches=False)
+    asked_with(config, tools, folder, commits, fetches=False)
+
+
 def _is_here(config: RLConfig) -> bool:
     """Whether all questions can be read without a server."""
-    from rl.sources import is_here
+    from rl.sources import at_commit, is_here
 
     words = [item.path for item in config.data] + [config.val_data] * bool(config.val_data)
     try:
-        return all(is_here(word) for word in words)
+        if not all(is_here(word) for word in words):
+            return False
+        commits = commits_of(config, fetches=False)
+        return all(is_here(at_commit(word, commits, fetches=False)) for word in words)
     except ConfigError:
         # It was said of that part already.
         return False
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m rl.preflight", description=__doc__)
-    parser.add_argument("config")
-    parser.add_argument("words", nargs="*", default=[], metavar="key=value")
-    args = parser.parse_args(words)
-
-    def run() -> int:
-        config = load_config(RLConfig, "rl", args.config, args.words)
-        print(config.policy, config.device, config.tools.config, config.out, sep="\n")
-        return 0
-
-    return run_command(run, "rl")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -112,6 +112,12 @@ class Leader:
         self._lost: _Link | None = None
         self._is_lost, self._is_over = threading.Event(), threading.Event()
         self._is_stopping = False
+        self.is_asked_to_end = False
+        """Whether a SIGTERM came: the run is to end after the step under way, saved."""
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            # Also how torchrun ends the ranks beside one that failed.
+            self._before = signal.signal(signal.SIGTERM, self._end)
         check_launch(config.shard.zero)
         if not config.shard.zero:
             return
@@ -122,8 +128,6 @@ class Leader:
         with Listener((os.environ["MASTER_ADDR"], 0), backlog=num_ranks(), authkey=key) as door:
             told_by_all((door.address, key))
             met = [door.accept() for _ in range(1, num_ranks())]
-        # Also how torchrun ends the ranks beside one that failed.
-        signal.signal(signal.SIGTERM, self._interrupt)
         self._links = [_Link(each, each.recv(), self._miss) for each in met]
         self._links.sort(key=lambda link: link.number)
 
@@ -150,8 +154,11 @@ class Leader:
             print(f"error: {self._failure('')}", file=sys.stderr, flush=True)
             os._exit(MACHINE_FAILURE)
 
-    def _interrupt(self, *_: object) -> None:
-        if not self._is_stopping:
+    def _end(self, *_: object) -> None:
+        """The first SIGTERM asks, a second one interrupts; so does a lost rank."""
+        if not self.is_asked_to_end and not self._is_lost.is_set():
+            self.is_asked_to_end = True
+        elif not self._is_stopping:
             self._is_stopping = True
             raise KeyboardInterrupt
 
@@ -184,6 +191,9 @@ class Leader:
             self._is_over.set()
             for link in self._links:
                 link.send(_Stop(code=MACHINE_FAILURE if error else 0))
+            if self._before is not None and not self._links:
+                # Beside others torchrun still sends one, and why it ended is to be said first.
+                signal.signal(signal.SIGTERM, self._before)
 
 
 def is_follower() -> bool:

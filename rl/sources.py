@@ -8,6 +8,7 @@ The published sets (``siyich/spacetools-rlpointtools`` and ``-rlfulltools``) hol
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +50,17 @@ def on_the_hub(word: str) -> OnTheHub | None:
     return OnTheHub(repository=found[1], revision=found[2] or "main", file=found[3] or "")
 
 
-def load_source(word: str, *, rows: int = 0, limit: int = 0, cache: str = "") -> list[Question]:
+def load_source(
+    word: str, *, rows: int = 0, limit: int = 0, cache: str = "", fetches: bool = True
+) -> list[Question]:
     """The questions of a parquet, a folder or a set of the hub, all or the first ``limit``.
 
     ``rows`` is how many there must be (0 for any), which is not asked of a part. Pictures inside
-    files are unpacked below ``cache`` (empty for the user's). Raises ConfigError for whatever is
-    wrong with the data, naming row and value.
+    files are unpacked below ``cache`` (empty for the user's). Without ``fetches`` no server is
+    asked, and what was fetched before has to suffice. Raises ConfigError for whatever is wrong with
+    the data, naming row and value.
     """
-    paths = files_of(word)
+    paths = files_of(word, fetches=fetches)
     questions = [question for path in paths for question in _read(path, cache)]
     if rows and not limit and len(questions) != rows:
         raise ConfigError(
@@ -66,14 +70,26 @@ def load_source(word: str, *, rows: int = 0, limit: int = 0, cache: str = "") ->
     return questions[: limit or None]
 
 
-def files_of(word: str) -> list[Path]:
-    """The parquet files that a word means, in order; fetches what is on the hub."""
+def at_commit(word: str, known: Mapping[str, str], *, fetches: bool = True) -> str:
+    """The word with its commit in full: the one ``known`` of this word, else that of today, or
+    without ``fetches`` of the last time; a word that is not of the hub as it is."""
+    wanted = on_the_hub(word)
+    if wanted is None:
+        return word
+    commit = known.get(word) or hub.full_commit(wanted.repository, wanted.revision, fetches=fetches)
+    return f"{HUB}{wanted.repository}@{commit}" + (f"/{wanted.file}" if wanted.file else "")
+
+
+def files_of(word: str, *, fetches: bool = True) -> list[Path]:
+    """The parquet files that a word means, in order; ``fetches`` what is on the hub."""
     wanted = on_the_hub(word)
     if wanted is None:
         path = Path(word)
         return _training_files(path) if path.is_dir() else [path]
     patterns = [wanted.file] if wanted.file else list(_TRAIN)
-    found = hub.fetch_set(wanted.repository, wanted.revision, [*patterns, _PICTURES])
+    found = hub.fetch_set(
+        wanted.repository, wanted.revision, [*patterns, _PICTURES], fetches=fetches
+    )
     if not wanted.file:
         return _training_files(found.path)
     path = found.path / wanted.file

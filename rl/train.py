@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from rl.config import RLConfig
 from rl.dump import TrajectoryLog
 from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of, lend_memory
 from rl.flight import Flight
-from rl.plan import Plan, prepare
+from rl.plan import DATA_FILE, Plan, prepare
 from rl.policy.base import LearningPolicy
 from rl.progress import Dashboard, Progress, board_before, shown
 from rl.ranks import Leader, follow, is_follower
@@ -36,7 +37,7 @@ from rl.selection import PromptSelection
 from rl.types import SamplingParams, Trajectory
 from sft.checkpoint import schema_record
 from sft.config import help_text, load_config, to_yaml
-from sft.run_dir import RunDir
+from sft.run_dir import RunDir, write_atomic
 from toolshed.command import USER_ERROR, run_command
 from toolshed.config import load_tools
 from toolshed.errors import ToolFailure
@@ -60,6 +61,8 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
         run = RunDir(config.out, tensorboard=config.tensorboard, track=config.track)
         try:
             run.save_config(to_yaml(config))
+            if plan.commits:
+                write_atomic(run.path / DATA_FILE, json.dumps(plan.commits, indent=1) + "\n")
             if final := _finished(config, run):
                 print(
                     f"{run.path} has its {config.steps} steps; nothing was started", file=sys.stderr
@@ -101,7 +104,7 @@ class _Training:
         from rl.update import PolicyUpdate
 
         config = plan.config
-        self.plan, self.config, self.run_dir = plan, config, run
+        self.plan, self.config, self.run_dir, self.leader = plan, config, run, leader
         self.selection = PromptSelection(
             plan.questions,
             [item.weight for item in config.data],
@@ -142,6 +145,9 @@ class _Training:
         async with aclosing(schedule):
             with shown(config.progress, Dashboard(before, flight, schedule)) as self.progress:
                 for step in range(self.learner.step, config.steps):
+                    if self.leader.is_asked_to_end:
+                        self._save_unsaved(schedule)
+                        raise KeyboardInterrupt
                     self.progress.step(await self._step(step, policy, schedule))
 
     def _schedule(self, player: Player, kv_tokens: int, position: Position | None) -> Schedule:
@@ -281,7 +287,12 @@ class _Training:
             if self.config.max_staleness or position.open:
                 position.save(folder)
 
-        self.run_dir.save_checkpoint(self.learner.step, write)
+        self.run_dir.save_checkpoint(self.learner.step, write, exports=self.config.keep_hf)
+
+    def _save_unsaved(self, schedule: Schedule) -> None:
+        saved = self.run_dir.latest_checkpoint()
+        if self.learner.step and (saved is None or saved[0] != self.learner.step):
+            self._save(schedule)
 
     def _finish(self) -> Path:
         final = self.run_dir.path / _FINAL

@@ -50,8 +50,9 @@ Keys are those of rl.train: .venv/bin/python -m rl.train --help. Paths are relat
   GPUS_PER_NODE    GPUs used on each node (NUM_GPUS is the same); must be as many as are visible, and
                    all of them are used without it. 0 is a machine without
   TRAIN_GPUS       how many of this node's GPUs the learner gets, and
-  ENGINE_GPUS      how many serve the policy, an engine on each; the rest serve tools. Without them half of
-                   this node's each, or on a single node half each of what the tools do not need
+  ENGINE_GPUS      how many serve the policy, an engine on each (engine.tensor_parallel=: on so many); the
+                   rest serve tools. Without them half of this node's each, or on a single node half each of
+                   what the tools do not need. With engine.colocated=true the learner's one GPU serves both
 TEXT
 }
 
@@ -115,8 +116,13 @@ python=$root/.venv/bin/python
 
 find_nodes
 find_gpus
-chosen=$("$python" -m rl.preflight "$config" "${words[@]}") || exit
-{ read -r policy; read -r device; read -r tools; read -r out || true; } <<<"$chosen"
+chosen=$("$python" -m rl.division "$config" "${words[@]}") || exit
+policy='' device='' tools='' out='' tensor_parallel='' colocated=''
+while IFS= read -r line; do
+  case "${line%%=*}" in
+    policy | device | tools | out | tensor_parallel | colocated) printf -v "${line%%=*}" %s "${line#*=}" ;;
+  esac
+done <<<"$chosen"
 room=$("$python" -m toolshed.serving.room "$tools") || exit
 read -r host needed <<<"$room"
 
@@ -125,9 +131,14 @@ left=${#gpus[@]}
 if [ "$num_nodes" -eq 1 ] || [ "$host" != ray ]; then left=$((left - needed)); fi
 if [ "$device" = cpu ]; then
   num_train=${TRAIN_GPUS:-0} num_engine=${ENGINE_GPUS:-0}
+elif [ "$colocated" = true ]; then
+  num_train=${TRAIN_GPUS:-1} num_engine=${ENGINE_GPUS:-0}
+  [ "$num_train" -eq 1 ] && [ "$num_engine" -eq 0 ] \
+    || die "TRAIN_GPUS=$num_train and ENGINE_GPUS=$num_engine, and engine.colocated=true puts learner and engine" \
+      "on one GPU; leave both out"
 elif [ "$policy" = sglang ]; then
-  num_train=${TRAIN_GPUS:-$((left - ${ENGINE_GPUS:-$((left / 2))}))}
-  num_engine=${ENGINE_GPUS:-$((left - num_train))}
+  num_train=${TRAIN_GPUS:-$((left - ${ENGINE_GPUS:-$((left / 2 / tensor_parallel * tensor_parallel))}))}
+  num_engine=${ENGINE_GPUS:-$(((left - num_train) / tensor_parallel * tensor_parallel))}
   if [ "$num_train" -lt 1 ] || [ "$num_engine" -lt 1 ]; then
     die "learner and engine need a GPU each, and the tools of $tools need $needed: of ${#gpus[@]} GPUs on" \
       "$num_nodes node(s) they would get $num_train and $num_engine; give two nodes, a TOOL_CONFIG with fewer" \
@@ -137,17 +148,27 @@ else
   num_train=${TRAIN_GPUS:-1} num_engine=${ENGINE_GPUS:-0}
 fi
 [ "$policy" = sglang ] || [ "$num_engine" -eq 0 ] || die "ENGINE_GPUS=$num_engine, and policy=$policy has no engine"
-RL_GPUS=$((num_train + num_engine))
-share_gpus RL_GPUS 0
+[ $((num_engine % tensor_parallel)) -eq 0 ] \
+  || die "ENGINE_GPUS=$num_engine cannot be shared out to engines on engine.tensor_parallel=$tensor_parallel GPUs" \
+    "each; give a multiple of it"
+rl_gpus=$((num_train + num_engine))
+[ "$rl_gpus" -le ${#gpus[@]} ] \
+  || die "the learner is to get TRAIN_GPUS=$num_train and engines ENGINE_GPUS=$num_engine, but ${#gpus[@]} GPUs are" \
+    "used on this node; give fewer, or device=cpu"
+share_gpus rl_gpus 0
 train_gpus=$(IFS=,; echo "${gpus[*]:0:num_train}")
 engine_gpus=$(IFS=,; echo "${gpus[*]:num_train:num_engine}")
-places=(--gpus $((${#gpus[@]} - RL_GPUS)))
+places=(--gpus $((${#gpus[@]} - rl_gpus)))
 for ((node = 1; node < num_nodes; node++)); do places+=(--gpus ${#gpus[@]}); done
 [ "$needed" -eq 0 ] || "$python" -m toolshed.serving.room "$tools" "${places[@]}" >/dev/null || exit
 
+# Numbers within what the learner's process sees: its ranks take the first, engines the next. So a run
+# goes on with other GPUs of a node.
 if [ "$num_engine" -gt 0 ]; then
-  [[ $engine_gpus =~ ^[0-9,]+$ ]] || die "the engines' GPUs are $engine_gpus; name GPUs by number in CUDA_VISIBLE_DEVICES"
-  words+=("engine.servers=$num_engine" "engine.gpus=[$engine_gpus]")
+  numbers=$(seq -s, "$num_train" $((rl_gpus - 1)))
+  words+=("engine.servers=$((num_engine / tensor_parallel))" "engine.gpus=[$numbers]")
+elif [ "$colocated" = true ]; then
+  words+=(engine.servers=1 'engine.gpus=[0]')
 fi
 learner=("$python" -m)
 if [ "$num_train" -gt 0 ]; then
@@ -164,7 +185,9 @@ OUTPUT_DIR=${OUTPUT_DIR:-$out}
 choose_folder "$(basename "${config%.y*ml}")" "${arguments[@]}"
 say "nodes       $num_nodes${SLURM_JOB_ID:+ of SLURM job $SLURM_JOB_ID}, ${#gpus[@]} GPUs on each"
 say "learner     $num_train GPUs of this node${train_gpus:+ ($train_gpus)}"
-if [ "$policy" = sglang ]; then
+if [ "$colocated" = true ]; then
+  say "engines     one, on the GPU of the learner"
+elif [ "$policy" = sglang ]; then
   say "engines     $num_engine GPUs of this node${engine_gpus:+ ($engine_gpus)}"
 else
   say "engines     none: the learner's process plays"
@@ -192,7 +215,7 @@ say "folder      $folder; to go on later: OUTPUT_DIR=$(printf %q "$folder") and 
 # ---- the run -------------------------------------------------------------------------------------
 
 words+=("out=$folder")
-export CUDA_VISIBLE_DEVICES=$train_gpus
+export CUDA_VISIBLE_DEVICES=$policy_gpus
 ranks=$((num_train > 1 ? num_train : 1))
 checking=("$python" -m rl.train "$config" "${words[@]}" --check --ranks "$ranks")
 # The GPUs of tools in a cluster were counted above; they need not be seen from here.

@@ -41,17 +41,30 @@ def fetch(repository: str, revision: str, pattern: str) -> Fetched:
     return Fetched(path=Path(found), commit=commit)
 
 
-def fetch_set(repository: str, revision: str, patterns: Sequence[str]) -> Fetched:
+def fetch_set(
+    repository: str, revision: str, patterns: Sequence[str], *, fetches: bool = True
+) -> Fetched:
     """The folder of a data set at ``revision``, with all files that fit one of ``patterns``; where
-    it was fetched whole before, a full commit asks no server. ConfigError as of ``fetch``."""
+    it was fetched whole before, a full commit asks no server. Without ``fetches`` none is asked at
+    all, and the folder holds what was fetched before. ConfigError as of ``fetch``."""
     from huggingface_hub import snapshot_download
 
     with _reaching(repository, revision, " and ".join(patterns), "them and give their folder"):
-        commit = commit_of(repository, revision)
+        commit = commit_of(repository, revision, fetches=fetches)
         found = snapshot_download(
-            repository, repo_type="dataset", revision=commit, allow_patterns=list(patterns)
+            repository,
+            repo_type="dataset",
+            revision=commit,
+            allow_patterns=list(patterns),
+            local_files_only=not fetches,
         )
     return Fetched(path=Path(found), commit=commit)
+
+
+def full_commit(repository: str, revision: str, *, fetches: bool = True) -> str:
+    """``commit_of`` with a ConfigError where it cannot be had."""
+    with _reaching(repository, revision, "the commit", "the data and give its folder"):
+        return commit_of(repository, revision, fetches=fetches)
 
 
 @contextmanager
@@ -69,9 +82,10 @@ def _reaching(repository: str, revision: str, what: str, remedy: str) -> Iterato
         ) from error
 
 
-def commit_of(repository: str, revision: str) -> str:
+def commit_of(repository: str, revision: str, *, fetches: bool = True) -> str:
     """The full commit. One that was fetched at is found again without a network; a branch is asked
-    for each time, and is what it was last where the hub cannot be reached.
+    for each time, and is what it was last where the hub cannot be reached or, without ``fetches``,
+    may not be asked.
 
     Raises ConfigError where no commit or several begin so, and what ``huggingface_hub`` raises.
     """
@@ -82,6 +96,8 @@ def commit_of(repository: str, revision: str) -> str:
     store = _store(repository)
     if not _BEGINNING.fullmatch(revision):
         last = store / "refs" / revision
+        if not fetches:
+            return last.read_text().strip()
         try:
             head = HfApi().repo_info(repository, repo_type="dataset", revision=revision).sha
         except (errors.HTTPError, OSError):
@@ -92,7 +108,7 @@ def commit_of(repository: str, revision: str) -> str:
         last.write_text(str(head))
         return str(head)
     known = {path.name for path in store.glob(f"snapshots/{revision}*")}
-    if len(known) != 1:
+    if len(known) != 1 and fetches:
         # Fails at once where there is no network; the history is asked for again and again.
         HfApi().repo_info(repository, repo_type="dataset", revision="main")
         history = HfApi().list_repo_commits(repository, repo_type="dataset")

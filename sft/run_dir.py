@@ -89,16 +89,24 @@ class RunDir:
         lines = self.metrics_file.read_text().split("\n")
         return [json.loads(line) for line in lines[:-1]]
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
+    def save_checkpoint(
+        self, step: int, write: Callable[[Path], None], *, exports: int = 0
+    ) -> Path:
         """Let ``write`` fill a new folder and give it its name only when it is whole.
 
-        Of those before the last two, what is left is their ``huggingface`` folder, if any.
+        Of those before the last two, what is left is their ``huggingface`` folder, if any; of all
+        these folders the last ``exports`` are kept, 0 for all.
         """
         target = self.path / f"global_step_{step}"
         with draft_folder(target) as draft:
             write(draft)
         for _, old in whole_checkpoints(self.path)[:-2]:
             _leave_export(old)
+        kept = sorted(self.path.glob(f"global_step_*/{EXPORT}"), key=_step_of_export)
+        for old in kept[:-exports] if exports else []:
+            shutil.rmtree(old)
+            if not any(old.parent.iterdir()):
+                old.parent.rmdir()
         return target
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
@@ -136,6 +144,10 @@ def whole_checkpoints(run: Path) -> list[tuple[int, Path]]:
         for step, path in found
         if step is not None and any(each.name != EXPORT for each in path.iterdir())
     )
+
+
+def _step_of_export(folder: Path) -> int:
+    return step_number(folder.parent) or 0
 
 
 def _leave_export(folder: Path) -> None:

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from rl.config import QuestionsConfig, RLConfig
-from rl.memory import Shape, engine_gb, learner_gb, shape_of
-from rl.preflight import examine, main
+from rl.division import main as division_main
+from rl.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb, trained_numbers
+from rl.policy.decoder import Decoder
+from rl.policy.sglang import preflight as engine_preflight
+from rl.policy.sglang.config import EngineConfig
+from rl.preflight import examine
 from rl.tabletop import Order, write_dataset
 from rl.train import main as train_main
-from sft.config import ShardConfig, ToolsConfig, load_config
+from sft.config import LoraConfig, ShardConfig, ToolsConfig, load_config
+from sft.lora import add_adapters
 from sft.model import load_model
 from toolshed.errors import ConfigError
 
@@ -27,6 +32,7 @@ QWEN_3B = Shape(
     feed_forward=11008,
     vocabulary=151936,
     kv_width=2 * 2 * 128,
+    query_width=2048,
 )
 """About Qwen2.5-VL-3B-Instruct."""
 
@@ -104,8 +110,34 @@ def test_the_command_ends_with_2_where_something_lacks(
     assert train_main([*words, "model=no/such"]) == 2
     assert "missing: no/such is no checkpoint" in capsys.readouterr().out
     assert train_main([*words, f"model={config.model}", "max_length=20000"]) == 0
-    assert main(["v1", "tools.config=demo", "out=a b"]) == 0
-    assert capsys.readouterr().out.splitlines()[-4:] == ["sglang", "cuda", "demo", "a b"]
+
+
+def test_what_a_script_divides_by_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = ("engine.tensor_parallel=2", "engine.device=cuda")
+    assert division_main(["v1", "tools.config=demo", "out=a b", *engine]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "policy=sglang",
+        "device=cuda",
+        "tools=demo",
+        "out=a b",
+        "tensor_parallel=2",
+        "colocated=false",
+    ]
+
+
+def test_engines_on_the_learner_s_gpus_are_found(
+    config: RLConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torch, so before a GPU is asked for."""
+    monkeypatch.setattr(engine_preflight, "visible_gpus", lambda: 4)
+    monkeypatch.setattr("toolshed.resources.visible_gpus", lambda: 4)
+    engine = EngineConfig(device="cuda", servers=2, gpus=[4, 5], environment=sys.executable)
+    run = replace(config, policy="sglang", device="cuda", engine=engine)
+    assert "engines need GPU 5, and 4 GPUs" in "\n".join(examine(run, ranks=2).missing)
+    run = replace(run, engine=replace(engine, gpus=[1, 2]))
+    assert "gives engines the same GPU" in "\n".join(examine(run, ranks=2).missing)
+    assert examine(replace(run, engine=replace(engine, gpus=[2, 3])), ranks=2).missing == []
+    assert "8 ranks need a GPU each" in "\n".join(examine(run, ranks=8).missing)
 
 
 # ---- memory -------------------------------------------------------------------------------------
@@ -135,6 +167,48 @@ def test_the_recipe_fits_where_the_release_ran() -> None:
     engine = engine_gb(QWEN_3B, config)
     # 36 layers x 512 numbers x 2 bytes for each of 16,384 places.
     assert engine["one trajectory at its longest"] == pytest.approx(0.604, abs=0.001)
+
+
+def test_adapters_are_counted_as_peft_makes_them(tiny: Path) -> None:
+    pytest.importorskip("peft")
+    config = RLConfig(lora=LoraConfig(rank=4))
+    model = load_model(tiny)
+    add_adapters(model, config.lora)
+    made = sum(each.numel() for name, each in model.named_parameters() if ".lora_" in name)
+    shape = shape_of(tiny)
+    assert trained_numbers(shape, config) == made
+    # They need no copy of the weights for a KL term: they are turned off.
+    config.overrides.kl = 0.1
+    assert "reference" not in learner_gb(shape, config, 1)
+    assert "reference" in learner_gb(shape, replace(config, lora=LoraConfig()), 1)
+
+
+def test_who_plays_in_the_learner_s_process_is_counted(tiny: Path) -> None:
+    config = RLConfig(width=33, max_length=128)
+    decoder = Decoder(load_model(tiny), num_slots=33, max_length=128)
+    cache = sum(each.nbytes for each in [*decoder.keys, *decoder.values])
+    parts = learner_gb(shape_of(tiny), config, 1)
+    assert parts["decoder's cache"] * 1e9 == cache
+    assert parts["features"] * 1e9 == config.shard.features_mb << 20
+    assert "decoder's cache" not in learner_gb(shape_of(tiny), replace(config, policy="sglang"), 1)
+
+
+def test_one_gpu_for_both_holds_both() -> None:
+    engine = EngineConfig(device="cuda", dtype="bfloat16", colocated=True)
+    config = RLConfig(policy="sglang", device="cuda", dtype="bfloat16", engine=engine)
+    config.shard = ShardConfig(zero=2)
+    both = together_gb(QWEN_3B, config, 1)
+    # Weights twice, 16 bytes of each number that is trained, features, a cache of 8192 places.
+    assert both == pytest.approx(2 * 7.51 + 49.37 + 2.15 + 0.302, abs=0.02)
+
+
+def test_the_disk_holds_every_export_that_is_kept() -> None:
+    config = RLConfig(steps=85, save_every=5, dtype="bfloat16", shard=ShardConfig(zero=2))
+    found = disk_gb(QWEN_3B, config)
+    assert found["17 exports"] == pytest.approx(17 * 7.51, abs=0.1)
+    assert found["states"] == pytest.approx(3 * (7.51 + 12 * 3.086), abs=0.1)
+    assert disk_gb(QWEN_3B, replace(config, keep_hf=2))["3 exports"] < 23
+    assert "17 exports" not in disk_gb(QWEN_3B, replace(config, save_hf=False))
 
 
 def test_a_torn_checkpoint_is_one_sentence(tiny: Path, tmp_path: Path) -> None:

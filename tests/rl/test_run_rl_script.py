@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 from pathlib import Path
 
 import pytest
 
+from rl.config import RLConfig
+from rl.policy.sglang import preflight
+from rl.policy.sglang.server import _engine_variables
+from rl.preflight import examine
 from rl.tabletop import Order, write_dataset
+from sft.config import load_config
 from sft.run_dir import RunDir
 from tests.slurm import ROOT, Cluster, wait_for
 
 SCRIPT = ROOT / "scripts" / "run_rl.sh"
 EIGHT = "0,1,2,3,4,5,6,7"
 TWO_NODES = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURMD_NODENAME": "n1"}
+ONE_GPU = ("engine.colocated=true", "max_staleness=0")
 STEPS = 6
 SMALL = (
     *("policy=transformers", "device=cpu", "dtype=float32", "val_every=0", "val_data="),
@@ -60,7 +68,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ((), {"NUM_GPUS": "4"}, "NUM_GPUS=4, but 0 GPUs are visible here"),
         ((), {"CUDA_VISIBLE_DEVICES": EIGHT}, "they would get 0 and 0; give two nodes"),
         ((), {"CUDA_VISIBLE_DEVICES": EIGHT, "TRAIN_GPUS": "2", "ENGINE_GPUS": "2"}, "and 4 are"),
-        (("device=cpu",), {"ENGINE_GPUS": "1"}, "RL_GPUS=1, but 0 GPUs are used"),
+        (("device=cpu",), {"ENGINE_GPUS": "1"}, "ENGINE_GPUS=1, but 0 GPUs are used"),
+        (
+            ("engine.tensor_parallel=2", "engine.device=cuda"),
+            {**TWO_NODES, "CUDA_VISIBLE_DEVICES": EIGHT, "ENGINE_GPUS": "3"},
+            "ENGINE_GPUS=3 cannot be shared out to engines on engine.tensor_parallel=2 GPUs",
+        ),
+        (
+            ONE_GPU,
+            {**TWO_NODES, "CUDA_VISIBLE_DEVICES": EIGHT, "TRAIN_GPUS": "2"},
+            "TRAIN_GPUS=2 and ENGINE_GPUS=0, and engine.colocated=true puts learner and engine",
+        ),
         (
             ("policy=transformers",),
             {"CUDA_VISIBLE_DEVICES": EIGHT, "ENGINE_GPUS": "1"},
@@ -98,6 +116,44 @@ def test_the_plan_says_who_gets_which_gpus(cluster: Cluster, tiny: Path) -> None
     assert "engines     3 GPUs of this node (1,2,3)" in said
     assert "v1_4gpus, 4 GPUs needed; theirs are 4,5,6,7 of this node" in said
     assert not out.exists() and cluster.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "ranks", "engines"),
+    [
+        ((), {}, 4, ["4", "5", "6", "7"]),
+        (("engine.tensor_parallel=2",), {"TRAIN_GPUS": "2"}, 2, ["2,3", "4,5", "6,7"]),
+        (ONE_GPU, {}, 1, ["0"]),
+        # A job may be given any part of a node, and goes on with another part.
+        ((), {"CUDA_VISIBLE_DEVICES": "2,3,GPU-a,7", "TOOL_CONFIG": "demo"}, 2, ["GPU-a", "7"]),
+    ],
+)
+def test_what_the_script_starts_finds_its_gpus(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    variables: dict[str, str],
+    ranks: int,
+    engines: list[str],
+) -> None:
+    """The last command that bash says it runs, examined where there are as many GPUs."""
+    shown = {**TWO_NODES, "CUDA_VISIBLE_DEVICES": EIGHT, "SHELLOPTS": "xtrace", **variables}
+    _, _, traced = cluster.run("v1", "--check", *words, **shown)
+    lines = [line for line in traced.splitlines() if " rl.train v1 " in line and "exec" in line]
+    assert lines, traced
+    command = shlex.split(lines[-1])
+    given = command[command.index("v1") + 1 : command.index("--check")]
+    assert command[command.index("--ranks") + 1] == str(ranks)
+    (visible,) = re.findall(r"export CUDA_VISIBLE_DEVICES=(\S+)", traced)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    names = visible.split(",")
+    monkeypatch.setattr(preflight, "visible_gpus", lambda: len(names))
+    monkeypatch.setattr("toolshed.resources.visible_gpus", lambda: len(names))
+    config = load_config(RLConfig, "rl", "v1", given)
+    told = "\n".join(examine(config, ranks=ranks).missing)
+    assert not re.search("engines need GPU|ranks need|the learner is on|shares the", told), told
+    taken = [_engine_variables(config.engine, each) for each in range(config.engine.servers)]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in taken] == engines
 
 
 def test_step_1_starts_from_the_base_model(cluster: Cluster, tiny: Path, data: Path) -> None:

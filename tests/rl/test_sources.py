@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rl.sources import is_here, load_source, on_the_hub, origin_of
+from rl.config import QuestionsConfig, RLConfig
+from rl.plan import DATA_FILE, commits_of, load_all
+from rl.sources import at_commit, is_here, load_source, on_the_hub, origin_of
+from sft import hub as hub_files
 from tests.hub_server import Hub, serving
 from toolshed.errors import ConfigError
 from toolshed.images import load_image
@@ -181,6 +185,39 @@ def test_a_branch_is_a_commit_and_one_file_is_that_file(hub: Hub) -> None:
     assert is_here(f"hub:{NAME}")
     with pytest.raises(ConfigError, match=r"holds no data/test\.parquet; name one of its files"):
         load_source(f"hub:{NAME}/data/test.parquet")
+
+
+def test_a_run_goes_on_with_the_commit_that_it_began_with(hub: Hub, tmp_path: Path) -> None:
+    word = f"hub:{NAME}"
+    config = RLConfig(data=[QuestionsConfig(path=word)], out=str(tmp_path / "run"))
+    begun = commits_of(config)
+    assert begun == {word: COMMIT}
+    (first,), _ = load_all(config, begun)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / DATA_FILE).write_text(json.dumps(begun))
+    hub.commits = [OTHER, COMMIT]
+    assert at_commit(word, {}) == f"hub:{NAME}@{OTHER}"
+    assert commits_of(config) == begun
+    assert load_all(config, commits_of(config)) == ([first], [])
+    # A run of its own takes the set of today.
+    assert commits_of(RLConfig(data=config.data, out=str(tmp_path / "new"))) == {word: OTHER}
+    (tmp_path / "run" / DATA_FILE).write_text("{")
+    with pytest.raises(ConfigError, match=r"data\.json cannot be read"):
+        commits_of(config)
+
+
+def test_a_look_at_what_is_here_asks_no_server(hub: Hub) -> None:
+    """Also where a part of a set came alone, and pictures are still to come."""
+    word = f"hub:{NAME}"
+    hub_files.fetch(NAME, COMMIT, "data/train.parquet")
+    hub_files.commit_of(NAME, "main")
+    assert is_here(word)
+    hub.asked.clear()
+    assert commits_of(RLConfig(data=[QuestionsConfig(path=word)]), fetches=False) == {word: COMMIT}
+    with pytest.raises(ConfigError, match=r"image .* is missing"):
+        load_source(word, fetches=False)
+    assert hub.asked == []
+    assert len(load_source(word, fetches=True)) == 3
 
 
 def test_without_a_network_the_remedy_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,22 @@ def test_of_older_checkpoints_the_export_stays(run: RunDir) -> None:
     assert [step for step, _ in whole_checkpoints(run.path)] == [4, 10]
 
 
+def test_of_exports_the_last_ones_are_kept_where_that_is_asked(run: RunDir) -> None:
+    def write(folder: Path) -> None:
+        _write(folder, "x")
+        (folder / EXPORT).mkdir()
+
+    for step in (2, 4, 8, 10):
+        run.save_checkpoint(step, write, exports=3)
+    left = sorted(path.parent.name for path in run.path.glob(f"global_step_*/{EXPORT}"))
+    assert left == ["global_step_10", "global_step_4", "global_step_8"]
+    run.save_checkpoint(12, write, exports=1)
+    assert sorted(path.name for path in run.path.glob("global_step_*")) == [
+        "global_step_10", "global_step_12",
+    ]  # fmt: skip
+    assert [step for step, _ in whole_checkpoints(run.path)] == [10, 12]
+
+
 def test_a_step_may_be_saved_again(run: RunDir) -> None:
     run.save_checkpoint(2, lambda folder: _write(folder, "old"))
     path = run.save_checkpoint(2, lambda folder: _write(folder, "new"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rl.policy.sglang.config import MARGIN, EngineConfig
-from sft.config import LoraConfig, check_device
+from sft.config import LoraConfig
 from toolshed.errors import ConfigError
 from toolshed.resources import visible_gpus
 
@@ -50,9 +50,15 @@ def check_lengths(engine: EngineConfig, folder: Path, max_length: int) -> None:
 
 
 def check_training(
-    engine: EngineConfig, *, device: str, frozen: str, lora: LoraConfig | None = None
+    engine: EngineConfig,
+    *,
+    device: str,
+    frozen: str,
+    lora: LoraConfig | None = None,
+    ranks: int = 1,
 ) -> None:
-    """ConfigError where a learner on ``device`` cannot hand its weights to these engines.
+    """ConfigError where a learner on ``device``, or on the first ``ranks`` GPUs, cannot hand its
+    weights to these engines.
 
     lora: of the learner; ``engine.lora`` if None.
     """
@@ -67,7 +73,6 @@ def check_training(
             f"frozen={frozen} trains the vision tower, and engines keep its features between "
             "requests; give engine.trains_vision=true"
         )
-    check_device(device)
     kind, _, number = device.partition(":")
     engine_gpus = engine.gpus or [0]
     if engine.colocated and (kind == "cpu" or int(number or 0) not in engine_gpus):
@@ -81,8 +86,10 @@ def check_training(
         raise ConfigError(
             "engine.sync=broadcast goes from GPU to GPU, and device=cpu; give engine.sync=folder"
         )
-    if int(number or 0) in (engine.gpus or [int(number or 0)]):
+    own = {int(number)} if number else set(range(ranks))
+    if not engine.gpus or own & set(engine.gpus):
+        where = f"{device} with {ranks} ranks" if ranks > 1 else device
         raise ConfigError(
-            f"the learner is on {device}, and engine.gpus={engine.gpus} gives engines the same "
+            f"the learner is on {where}, and engine.gpus={engine.gpus} gives engines the same "
             "GPU, where NCCL cannot send; name others in engine.gpus, or give engine.colocated=true"
         )
