@@ -22,6 +22,7 @@ from sft.config import (
     check_learner,
     check_not_negative,
     check_positive,
+    check_trained_dtype,
 )
 from toolshed.errors import ConfigError
 
@@ -148,6 +149,7 @@ class RLConfig:
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
         check_choice(self, policy=("transformers", "sglang"))
+        check_trained_dtype(self.dtype)
         check_choice(self, selection=SELECTIONS, progress=PROGRESS)
         check_positive(self, "steps", "num_prompts", "width", "temperature", "max_length")
         check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")

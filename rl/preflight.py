@@ -16,7 +16,9 @@ from rl.config import RLConfig
 from rl.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb
 from rl.plan import asked_with, commits_of, load_all
 from sft.checkpoint import check_schema, resolve_checkpoint
-from sft.config import check_out
+from sft.config import check_device_name, check_out, to_yaml
+from sft.run_dir import check_same_run
+from sft.trackers import check_trackers
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 
@@ -57,6 +59,7 @@ def examine(config: RLConfig, *, ranks: int = 1) -> Preflight:
     if shape is not None:
         _memory(found, config, shape, ranks)
     _folder(found, config, shape)
+    found.attempt(lambda: check_trackers(config.track))
     if tools is not None and shape is not None and config.data and _is_here(config):
         found.attempt(lambda: _questions(config, tools))
     return found
@@ -141,6 +144,7 @@ def _policy(found: Preflight, config: RLConfig, ranks: int) -> None:
     from toolshed.resources import visible_gpus
 
     there = visible_gpus()
+    found.attempt(lambda: check_device_name(config.device))
     if config.device.startswith("cuda") and not there:
         found.missing.append(f"device={config.device}, but no GPU is seen here; give device=cpu")
     elif config.device.startswith("cuda") and there < ranks:
@@ -154,7 +158,9 @@ def _policy(found: Preflight, config: RLConfig, ranks: int) -> None:
     engine = config.engine
     found.missing += missing(engine)
     found.attempt(
-        lambda: check_training(engine, device=config.device, frozen=config.frozen, ranks=ranks)
+        lambda: check_training(
+            engine, device=config.device, frozen=config.frozen, lora=config.lora, ranks=ranks
+        )
     )
     try:
         python = interpreter(engine)[0]
@@ -195,6 +201,8 @@ def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
         f"{out}: a checkpoint every {config.save_every} steps, about {need:.3g} GB in all, "
         f"{free:.3g} GB free; {_way_on(out)}",
     )
+    if _num_done(out):
+        found.attempt(lambda: check_same_run(out, to_yaml(config)))
     if parts:
         each = ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
         found.say("", f"of these {each}; pictures, dumps and weights on their way not counted")
@@ -202,9 +210,14 @@ def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
         found.missing.append(f"{out} needs about {need:.3g} GB, and {free:.3g} are free there")
 
 
-def _way_on(out: Path) -> str:
+def _num_done(out: Path) -> int:
+    """Steps that were logged."""
     metrics = out / "metrics.jsonl"
-    done = metrics.read_text().count("\n") if metrics.is_file() else 0
+    return metrics.read_text().count("\n") if metrics.is_file() else 0
+
+
+def _way_on(out: Path) -> str:
+    done = _num_done(out)
     return f"{done} steps there, goes on from the last checkpoint" if done else "a new run"
 
 

@@ -140,9 +140,10 @@ elif [ "$policy" = sglang ]; then
   num_train=${TRAIN_GPUS:-$((left - ${ENGINE_GPUS:-$((left / 2 / tensor_parallel * tensor_parallel))}))}
   num_engine=${ENGINE_GPUS:-$(((left - num_train) / tensor_parallel * tensor_parallel))}
   if [ "$num_train" -lt 1 ] || [ "$num_engine" -lt 1 ]; then
-    die "learner and engine need a GPU each, and the tools of $tools need $needed: of ${#gpus[@]} GPUs on" \
-      "$num_nodes node(s) they would get $num_train and $num_engine; give two nodes, a TOOL_CONFIG with fewer" \
-      "replicas (v1_4gpus), or TRAIN_GPUS and ENGINE_GPUS"
+    [ ${#gpus[@]} -gt 0 ] || die "no GPU is seen here, and $config needs some; on a login node," \
+      ".venv/bin/python -m rl.train $config --check says the plan"
+    die "learner and engine need a GPU each, and the tools of $tools need $needed of the ${#gpus[@]} GPUs on" \
+      "$num_nodes node(s); give two nodes, a TOOL_CONFIG with fewer replicas (v1_4gpus), or TRAIN_GPUS and ENGINE_GPUS"
   fi
 else
   num_train=${TRAIN_GPUS:-1} num_engine=${ENGINE_GPUS:-0}

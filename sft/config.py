@@ -136,11 +136,22 @@ def check_out(out: str) -> Path:
     return Path(out)
 
 
+def check_device_name(device: str) -> None:
+    """ConfigError where torch knows no such device."""
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", device):
+        raise ConfigError(f"device={device!r} is none of cpu, cuda, cuda:0, cuda:1 ...")
+
+
+def check_trained_dtype(dtype: str) -> None:
+    """ConfigError for a dtype that the learner cannot train in."""
+    if dtype == "float16":
+        raise ConfigError("dtype=float16 would need loss scaling to be trained; use bfloat16")
+
+
 def check_device(device: str) -> None:
     """ConfigError where torch knows no such device or this machine has none."""
+    check_device_name(device)
     kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or not re.fullmatch(r"\d*", number):
-        raise ConfigError(f"device={device!r} is none of cpu, cuda, cuda:0, cuda:1 ...")
     if kind == "cpu":
         return
     import torch
@@ -215,8 +226,12 @@ def _find(room: str, name: str, schema: type[object]) -> Path:
 
 
 def _fits(path: Path, schema: type[object]) -> bool:
-    """Whether a file is this command's: several keep theirs in one folder."""
+    """Whether a file, with those that it builds on, is this command's: several keep theirs in one
+    folder."""
     keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    bases = [path.with_name(f"{name}.yaml") for name in keys.get("defaults", [])]
+    if not all(_fits(base, schema) for base in bases if base.exists()):
+        return False
     return {item.name for item in fields(schema)}.issuperset(keys.keys() - {"defaults"})  # type: ignore[arg-type]
 
 

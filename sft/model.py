@@ -32,6 +32,9 @@ def load_model(
 
     if not (Path(folder) / "config.json").exists():
         raise ConfigError(f"{folder} holds no config.json; give a Hugging Face checkpoint folder")
+    if device == "cpu":
+        # Libraries load DeepSpeed where it is installed; else it would warn that there is no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model: nn.Module = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa"
     )

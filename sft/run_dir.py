@@ -27,6 +27,7 @@ from toolshed.errors import ConfigError
 from toolshed.types import Json
 
 _LOCK = ".lock"
+_CONFIG = "config.yaml"
 _BOARD = "tensorboard"
 _SHOWN = ("progress", "tensorboard", "track")
 _TRIED_BYTES = 1 << 16
@@ -60,15 +61,9 @@ class RunDir:
 
     def save_config(self, text: str) -> None:
         """Keep the resolved config; a folder in which another one made steps is refused."""
-        path = self.path / "config.yaml"
-        before = _settled(path.read_text()) if path.exists() else {}
-        if before and before != _settled(text) and self.metrics():
-            changed = changed_keys(before, _settled(text))
-            raise ConfigError(
-                f"{self.path} holds a run with another config ({changed}); "
-                "choose another out=, or delete the folder to start again"
-            )
-        write_atomic(path, text)
+        if self.metrics():
+            check_same_run(self.path, text)
+        write_atomic(self.path / _CONFIG, text)
         self._trackers.start(yaml.safe_load(text))
 
     def log(self, step: int, figures: dict[str, Json]) -> None:
@@ -212,6 +207,23 @@ def check_writable(folder: Path) -> None:
 def _settled(text: str) -> dict[str, Json]:
     """What a config says but for how a run is shown, which may change while it goes on."""
     return {key: value for key, value in yaml.safe_load(text).items() if key not in _SHOWN}
+
+
+def check_same_run(folder: Path, text: str) -> None:
+    """ConfigError where the folder's run was made with another config than ``text``."""
+    path = folder / _CONFIG
+    before, now = _settled(path.read_text()) if path.exists() else {}, _settled(text)
+    if not before or before == now:
+        return
+    if before.keys() != now.keys():
+        raise ConfigError(
+            f"{folder} holds a run of another command, or of another version of this one; choose "
+            "another out="
+        )
+    raise ConfigError(
+        f"{folder} holds a run with another config ({changed_keys(before, now)}); choose another "
+        f"out=, with model={folder} if its result is to be trained further"
+    )
 
 
 def changed_keys(before: Mapping[str, Json], now: Mapping[str, Json]) -> str:

@@ -30,6 +30,7 @@ from sft.config import (
     check_not_negative,
     check_out,
     check_positive,
+    check_trained_dtype,
     help_text,
     load_config,
     to_yaml,
@@ -91,6 +92,7 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
+        check_trained_dtype(self.dtype)
         check_positive(self, "steps", "save_every", "max_tokens", "threads")
         check_not_negative(self, "seed")
         check_learner(self.optim, self.frozen, self.shard, self.lora)

@@ -19,7 +19,7 @@ from rl.policy.sglang.config import EngineConfig
 from rl.preflight import examine
 from rl.tabletop import Order, write_dataset
 from rl.train import main as train_main
-from sft.config import LoraConfig, ShardConfig, ToolsConfig, load_config
+from sft.config import LoraConfig, ShardConfig, ToolsConfig, load_config, to_yaml
 from sft.lora import add_adapters
 from sft.model import load_model
 from toolshed.errors import ConfigError
@@ -82,6 +82,27 @@ def test_all_that_is_missing_is_said_at_once(config: RLConfig, tmp_path: Path) -
         examine(replace(config, data=[replace(config.data[0], rows=9)])).missing
     )
     assert "raise max_length" in "\n".join(examine(replace(config, max_length=30)).missing)
+
+
+def test_a_run_that_its_folder_would_refuse_is_missing_something(config: RLConfig) -> None:
+    folder = Path(config.out)
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert examine(config).missing == []
+    (told,) = examine(replace(config, steps=7)).missing
+    assert "holds a run with another config (steps=100 there, steps=7 now)" in told
+    (folder / "config.yaml").write_text("out: x\nepochs: 3\n")
+    (told,) = examine(config).missing
+    assert "holds a run of another command" in told and "delete" not in told
+
+
+def test_words_that_no_machine_knows_are_missing_something(config: RLConfig) -> None:
+    device, track = examine(replace(config, device="cdua", track=["wandbb"])).missing
+    assert "device='cdua' is none of" in device and "track=wandbb is none of" in track
+    with pytest.raises(ConfigError, match="use bfloat16"):
+        replace(config, dtype="float16")
 
 
 def test_the_recipes_are_told_without_torch_ray_or_network(tiny: Path, tmp_path: Path) -> None:

@@ -66,7 +66,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("save_every=5",), {"SAVE_FREQ": "3"}, "SAVE_FREQ=3 and save_every=5 contradict"),
         (("out=a",), {"OUTPUT_DIR": "b"}, "OUTPUT_DIR=b and out=a are two folders"),
         ((), {"NUM_GPUS": "4"}, "NUM_GPUS=4, but 0 GPUs are visible here"),
-        ((), {"CUDA_VISIBLE_DEVICES": EIGHT}, "they would get 0 and 0; give two nodes"),
+        (
+            (),
+            {"CUDA_VISIBLE_DEVICES": EIGHT},
+            "need 8 of the 8 GPUs on 1 node(s); give two",
+        ),
         ((), {"CUDA_VISIBLE_DEVICES": EIGHT, "TRAIN_GPUS": "2", "ENGINE_GPUS": "2"}, "and 4 are"),
         (("device=cpu",), {"ENGINE_GPUS": "1"}, "ENGINE_GPUS=1, but 0 GPUs are used"),
         (
