@@ -14,6 +14,7 @@ import torch
 from rl.policy.sglang import requests
 from rl.policy.sglang.broadcast import Broadcast
 from rl.policy.sglang.names import for_loader
+from rl.policy.sglang.policy import BANNED_BIAS
 from rl.policy.sglang.requests import Abort, EngineSampling, Generate
 from rl.policy.sglang.weights import held_tensors, update_from_folder
 from rl.types import SamplingParams
@@ -147,8 +148,12 @@ def test_a_prompt_that_is_too_long_is_the_users_to_mend(engines: Engines) -> Non
 # ---- interruptions ------------------------------------------------------------------------------
 
 
-def test_an_aborted_completion_goes_on_from_what_was_sampled(engines: Engines) -> None:
+def test_an_aborted_completion_goes_on_from_what_was_sampled(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = engines.begin()
+    # So that no turn ends before it is aborted.
+    monkeypatch.setitem(policy._bias, str(engines.renderer.end_of_turn), BANNED_BIAS)
     prompt = prompt_for(engines.renderer, "aborted")
     hot = SamplingParams(temperature=8.0, max_tokens=300)
 
