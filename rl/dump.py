@@ -21,6 +21,7 @@ from rl.episode import Episode, episode_of, pictures_of
 from rl.kept_pictures import FOLDER, KeptPictures, keep, pixel_hash
 from rl.rewards.query import query_rewards
 from rl.types import Question, Reward, StopReason, Trajectory
+from rl.unpacking import cache_folder
 from sft.run_dir import naming, write_atomic
 from sft.sample import Span, SpanKind
 from toolshed.errors import ConfigError
@@ -32,11 +33,13 @@ FILE = "trajectories.jsonl"
 class TrajectoryLog:
     """Append-only; a resumed run forgets the steps that it will play again."""
 
-    def __init__(self, run: Path, every: int) -> None:
-        """``run``: the run's folder; ``every``: steps between dumps, 0 for none."""
+    def __init__(self, run: Path, every: int, cache: str = "") -> None:
+        """``run``: the run's folder; ``every``: steps between dumps, 0 for none; ``cache``: where
+        pictures were unpacked, which may be emptied while the run is kept."""
         self.path = run / FILE
         self.every = every
         self._pictures = run / FOLDER
+        self._cache = cache_folder(cache)
 
     def write(self, step: int, groups: Sequence[Sequence[Trajectory]]) -> None:
         if not self.every or step % self.every:
@@ -54,7 +57,7 @@ class TrajectoryLog:
     def _keep_pictures(self, trajectory: Trajectory) -> None:
         pictures = pictures_of(trajectory.question, trajectory.images)
         for picture, image in zip(pictures, trajectory.images, strict=True):
-            if not picture.location:
+            if not picture.location or Path(picture.location).is_relative_to(self._cache):
                 keep(image, self._pictures)
 
     def rewind(self, step: int) -> None:

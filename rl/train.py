@@ -116,7 +116,7 @@ class _Training:
         schema = schema_record(plan.tools.schema_hash, plan.tools.schema_text)
         self.update = PolicyUpdate(config, plan.folder, leader=leader, schema=schema)
         self.learner = self.update.learner
-        self.log = TrajectoryLog(run.path, config.dump_every)
+        self.log = TrajectoryLog(run.path, config.dump_every, config.cache)
         self.progress: Progress
 
     async def run(self, shed: Toolshed | None, engine: Engine) -> Path:

@@ -96,7 +96,7 @@ class Scripted:
     def check(self, questions: Sequence[Question], config: EvalConfig, tools: ToolSet) -> None:
         """Anything can be asked."""
 
-    def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
+    async def player(self, config: EvalConfig, tools: ToolSet, shed: Toolshed | None) -> Player:
         policy = ScriptedPolicy(self.script)
         return Player(policy=policy, renderer=None, shed=shed, limits=limits_of(config))
 

@@ -33,6 +33,8 @@ OTHER = {
     "api.base_url": "'http://127.0.0.1:30000/v1'",
     "api.calls": "text",
     "api.image_format": "jpeg",
+    "engine.context_length": "4096",
+    "engine.environment": "other",
 }
 FREE = {
     "schema": "any",
@@ -65,6 +67,18 @@ FREE = {
     "api.cost_limit_usd": "9",
     "api.prices": "[1,2,3]",
     "api.raw_dir": "raw",
+    "engine.gpus": "[0]",
+    "engine.memory_share": "0.2",
+    "engine.max_total_tokens": "9",
+    "engine.max_running": "9",
+    "engine.pictures": "inline",
+    "engine.checked_prompts": "0.5",
+    "engine.logs": "there",
+    "engine.start_timeout_s": "9",
+    "engine.health_every_s": "9",
+    "engine.patience_s": "9",
+    "engine.restarts": "9",
+    "engine.retries": "9",
 }
 
 

@@ -66,6 +66,7 @@ def config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RLConfig:
     return RLConfig(
         model=str(tiny),
         out=str(tmp_path / "run"),
+        cache=str(tmp_path / "cache"),
         data=[
             QuestionsConfig(path=str(tmp_path / f"{name}.parquet")) for name in ("point", "choice")
         ],
@@ -152,9 +153,9 @@ def test_a_dump_holds_what_trains_and_pictures_without_a_file(run: Path) -> None
         assert num_sampled == len(line["logprobs"]) == sum(num for num, _ in line["versions"])
         assert {version for _, version in line["versions"]} == {line["step"] - 1}
         assert len(line["query_rewards"]) == len(line["turns"])
-        has_file = bool(line["pictures"][0]["location"])
-        assert has_file == (line["source"] == "tabletop-point")
-        assert (line["pixels"][0] in kept) == (not has_file)
+        is_unpacked = "/cache/" in line["pictures"][0]["location"]
+        assert is_unpacked == (line["source"] == "tabletop-choice")
+        assert (line["pixels"][0] in kept) == is_unpacked
     assert any(value is not None for line in lines for value in line["query_rewards"])
     assert Counter(line["group"] for line in lines) == dict.fromkeys(range(3), 5 * 4)
 
@@ -173,6 +174,8 @@ def tear(run: Path) -> None:
 def forget_pictures(run: Path) -> None:
     for path in (run / "pictures").iterdir():
         path.unlink()
+    path = run / "trajectories.jsonl"
+    path.write_text(re.sub('"location": "[^"]*/cache/', '"location": "/gone/', path.read_text()))
 
 
 def forget_fields(run: Path) -> None:

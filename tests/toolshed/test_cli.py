@@ -286,7 +286,7 @@ def test_the_doctor_sees_what_there_is_and_names_what_is_missing(
 def test_the_doctor_knows_every_extra_of_the_library() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    assert set(doctor.EXTRAS) == set(extras) - {"all", "train", "dev"}
+    assert set(doctor.EXTRAS) == set(extras) - {"all", "train", "wandb", "trackio", "dev"}
 
 
 def test_the_doctor_tells_how_to_get_a_sandbox_where_there_is_none(
