@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -87,19 +86,6 @@ def test_a_tool_and_the_learner_are_killed_and_the_disk_is_full_under_a_policy_i
             fill_disk(run)
             run.start()
             check(run, tmp_path / "calls.jsonl", 0, num_stops=2)
-
-
-def test_an_engine_is_killed_and_comes_back(inputs: Path, tmp_path: Path, ray_cluster: str) -> None:
-    skip_without_engine()
-    with served_tools(tmp_path, ray_cluster) as tools:
-        words = words_of(inputs, tools, "sglang", 0, STEPS)
-        with ChaosRun(tmp_path, words) as run:
-            run.start()
-            run.wait_for_step(3)
-            run.kill_engine()
-            check(run, tmp_path / "calls.jsonl", 0, num_stops=0)
-            last = json.loads((run.out / "metrics.jsonl").read_text().splitlines()[-1])
-            assert last["engine_restarts"] == 1
 
 
 def test_all_of_it_one_step_ahead_and_the_learner_while_its_engine_comes_back(

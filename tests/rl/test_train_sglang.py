@@ -89,10 +89,14 @@ def pictures_of(line: dict[str, Json]) -> int:
 
 def check_figures(told: list[dict[str, Any]]) -> None:
     for line in told:
-        assert line["engine_checked_prompts"] == line["engine_requests"] > 0
+        assert line["engine_checked_prompts"] == line["engine_requests"]
+        assert line["engine_sync_bytes"] > 1e6 and line["engine_sync_s"] > 0
+    # Ahead of the learner all groups of a step may have been there before it.
+    asked = [line for line in told if line["engine_requests"]]
+    assert asked
+    for line in asked:
         assert line["engine_sampled_tokens"] > 0
         assert 0 < line["engine_cached_share"] < 1
-        assert line["engine_sync_bytes"] > 1e6 and line["engine_sync_s"] > 0
     trained = [line for line in told if "mismatch" in line]
     assert trained
     for line in trained:
