@@ -98,6 +98,25 @@ choose_folder() {
   fi
 }
 
+# say_tools OWNER COMMAND: the plan's lines about tools, which 'local' ones share OWNER's process, and about
+# the processes that COMMAND is started beside.
+say_tools() {
+  local theirs="${tool_gpus:-none} of this node"
+  case "$host" in
+    none) say "tools       none" ;;
+    local) say "tools       $tools, in the process of the $1" ;;
+    ray)
+      [ "$num_nodes" -eq 1 ] || theirs="$theirs, and all of the other nodes"
+      say "tools       $tools, $needed GPUs needed; theirs are $theirs" ;;
+  esac
+  if [ "$uses_cluster" = yes ]; then
+    say "processes   Ray on each node (scripts/ray_cluster.sh), $2 here"
+  else
+    say "processes   $2 here"
+    [ "$num_nodes" -eq 1 ] || say "note: the other nodes have nothing to do; one suffices (--nodes=1)"
+  fi
+}
+
 # need_weights NAME: what a variable says about weights must be there, and is made absolute.
 need_weights() {
   local value=${!1:-}

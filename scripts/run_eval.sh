@@ -140,20 +140,7 @@ if [ "$host" = ray ] && { [ -n "${SLURM_JOB_NODELIST:-}" ] || [ ${#gpus[@]} -gt 
 choose_folder "$(basename "${tools%.y*ml}")" "${arguments[@]}"
 say "nodes       $num_nodes${SLURM_JOB_ID:+ of SLURM job $SLURM_JOB_ID}, ${#gpus[@]} GPUs on each"
 say "policy      $subject on $num_policy GPUs of this node${policy_gpus:+ ($policy_gpus)}"
-case "$host" in
-  none) say "tools       none" ;;
-  local) say "tools       $tools, in the process of the policy" ;;
-  ray)
-    given="${tool_gpus:-none} of this node"
-    [ "$num_nodes" -eq 1 ] || given="$given, and all of the other nodes"
-    say "tools       $tools, $needed GPUs needed; theirs are $given" ;;
-esac
-if [ "$uses_cluster" = yes ]; then
-  say "processes   Ray on each node (scripts/ray_cluster.sh), eval.run here"
-else
-  say "processes   eval.run here"
-  [ "$num_nodes" -eq 1 ] || say "note: the other nodes have nothing to do; one suffices (--nodes=1)"
-fi
+say_tools policy eval.run
 idle=$((${#gpus[@]} - num_policy))
 if [ "$host" != ray ] && [ "$idle" -gt 0 ]; then say "note: $idle GPUs of this node have nothing to do; EVAL_GPUS=${#gpus[@]} gives them to the policy"; fi
 if [ "$needed" -gt 0 ]; then

@@ -193,20 +193,7 @@ elif [ "$policy" = sglang ]; then
 else
   say "engines     none: the learner's process plays"
 fi
-case "$host" in
-  none) say "tools       none" ;;
-  local) say "tools       $tools, in the process of the learner" ;;
-  ray)
-    theirs="${tool_gpus:-none} of this node"
-    [ "$num_nodes" -eq 1 ] || theirs="$theirs, and all of the other nodes"
-    say "tools       $tools, $needed GPUs needed; theirs are $theirs" ;;
-esac
-if [ "$uses_cluster" = yes ]; then
-  say "processes   Ray on each node (scripts/ray_cluster.sh), rl.train here"
-else
-  say "processes   rl.train here"
-  [ "$num_nodes" -eq 1 ] || say "note: the other nodes have nothing to do; one suffices (--nodes=1)"
-fi
+say_tools learner rl.train
 if [ "$needed" -gt 0 ]; then
   need_weights ROBOREFER_MODEL
   need_weights DEPTH_CHECKPOINT
