@@ -42,7 +42,7 @@ def test_killed_while_loading_and_given_up_when_the_budget_is_spent(
         "host": "ray",
         "chaos": {
             **family(tmp_path, "Chaos", restarts=2),
-            "arguments": {"folder": str(tmp_path), "load_s": 0.5},
+            "arguments": {"folder": str(tmp_path), "load_s": 1.0},
         },
     }
     with Toolshed.open(parse_tools(content)) as shed:
@@ -51,12 +51,15 @@ def test_killed_while_loading_and_given_up_when_the_budget_is_spent(
         def loading() -> list[int]:
             return [int(each) for each in (tmp_path / "loading").read_text().split()]
 
+        (first,) = scene.processes("chaos", 1)
+
         def during() -> None:
-            kill(scene.processes("chaos", 1)[0])
+            until(lambda: "work 1" in scene.executed())
+            kill(first)
             until(lambda: len(loading()) == 2)
             kill(loading()[1])
 
-        (result,) = scene.ask(work("chaos", 1, 0.5), during=during)
+        (result,) = scene.ask(work("chaos", 1, 2.0), during=during)
         assert process_of(result) == loading()[2]
         assert scene.seats("chaos")[0].num_restarts == 2
         (lost, waits) = scene.ask(call("chaos.die", which=2, times=9), work("chaos", 3, 0.0))
