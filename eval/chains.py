@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rl.episode import Episode
+from rl.show.episode import Episode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

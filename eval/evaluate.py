@@ -17,14 +17,14 @@ from eval.failures import Tally, unless_broken
 from eval.identity import question_identity
 from eval.rows import Draw, EvalRow, RowKey, RowLog, read_rows
 from eval.scoring import Judged, judge
-from rl.episode import episode_of
 from rl.player import load_player
 from rl.policy.base import Policy, Prompt
 from rl.rewards import DEMO_RULE, RewardRule
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
+from rl.show.episode import episode_of
+from rl.show.viewer import keep_picture
 from rl.types import Completion, Question, SamplingParams, Trajectory
-from rl.viewer import keep_picture
 from toolshed.errors import ConfigError
 from toolshed.shed import Toolshed
 from toolshed.types import ToolImage

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from eval.breakages import breakage_in, texts_in
 from eval.rows import EvalRow, RowKey
-from rl.episode import CallRecord, Episode
+from rl.show.episode import CallRecord, Episode
 
 FindingKind = Literal["infrastructure", "phantom_variable", "empty_reply"]
 FEW = 2

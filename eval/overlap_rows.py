@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rl.data import data_uri
+from rl.questions.data import data_uri
 from toolshed.errors import ConfigError
 
 SUFFIXES = (".parquet", ".jsonl", ".json")

@@ -71,7 +71,7 @@ def make_plan(word: str, keys: Sequence[str], config: EvalConfig) -> Plan:
 
     What is merely not here (tools, data, a key, a GPU) is in ``missing``.
     """
-    from rl.needs import check_answerable
+    from rl.start.needs import check_answerable
     from toolshed.toolset import ToolSet
 
     for key in keys:

@@ -22,8 +22,8 @@ from typing import Literal, NamedTuple
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from rl.episode import Episode
 from rl.rewards import AnswerState
+from rl.show.episode import Episode
 from sft.run_dir import naming
 from toolshed.errors import ConfigError
 

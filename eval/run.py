@@ -92,7 +92,7 @@ def run(plan: Plan, sets: Mapping[str, QuestionSet], facts: RunFacts) -> None:
 
 def _check_questions(plan: Plan, questions: Sequence[Question]) -> None:
     """ConfigError where questions cannot be asked with these tools and limits."""
-    from rl.data import check_depth
+    from rl.questions.data import check_depth
 
     check_depth(questions, plan.tools, plan.config.tools.config)
     plan.subject.check(questions, plan.config, plan.tools)

@@ -99,8 +99,8 @@ class Checkpoint:
         return []
 
     def check(self, questions: Sequence[Question], config: EvalConfig, tools: ToolSet) -> None:
-        from rl.needs import check_room
         from rl.player import policy_devices
+        from rl.start.needs import check_room
         from sft.config import check_device
         from sft.render import Renderer
 

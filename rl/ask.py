@@ -94,10 +94,10 @@ def scene_question(words: str, number: int, folder: Path) -> Question:
     import numpy as np
     from PIL import Image
 
-    from rl.data import SOURCE_KINDS
+    from rl.questions.data import SOURCE_KINDS
     from rl.rewards import KINDS
-    from rl.tabletop_kinds import TASK_KINDS, Margins, Shot
-    from rl.wording import asked
+    from rl.tabletop.kinds import TASK_KINDS, Margins, Shot
+    from rl.tabletop.wording import asked
     from toolshed.images import ImageSource
     from toolshed.tabletop.render import render
     from toolshed.tabletop.scene import DEMO, make_scene
@@ -132,8 +132,8 @@ def scene_question(words: str, number: int, folder: Path) -> Question:
 
 
 def _question(words: str, source: ImageSource) -> Question:
+    from rl.tabletop.wording import DEMO_INSTRUCTION
     from rl.types import Question
-    from rl.wording import DEMO_INSTRUCTION
     from toolshed.types import Message
 
     return Question(
@@ -245,8 +245,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rl.episode import episode_of
-    from rl.viewer import Album, episode_png, episode_text
+    from rl.show.episode import episode_of
+    from rl.show.viewer import Album, episode_png, episode_text
     from sft.run_dir import draft_file
 
     asking = Asking(

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from rl.data import check_depth, load_questions
-from rl.needs import check_answerable, check_room
 from rl.player import check_tools, load_player
 from rl.policy.scripted import ScriptedPolicy
+from rl.questions.data import check_depth, load_questions
 from rl.rewards import RewardRule, score
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
-from rl.teacher import teach
+from rl.start.needs import check_answerable, check_room
+from rl.tabletop.teacher import teach
 from rl.types import Question, SamplingParams, Trajectory
 from sft.config import (
     DTYPES,

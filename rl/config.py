@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.table import Overrides, algorithm_named
-from rl.difficulty import DifficultyConfig
 from rl.policy.sglang.config import EngineConfig
 from rl.rewards import RewardRule
-from rl.selection import SELECTIONS
+from rl.scheduling.difficulty import DifficultyConfig
+from rl.scheduling.selection import SELECTIONS
 from sft.config import (
     DTYPES,
     FREEZE,

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rl import wording
-from rl.data import load_questions
 from rl.policy.base import Prompt
+from rl.questions.data import load_questions
 from rl.rewards.geometry import centroid
 from rl.rewards.region import Region
-from rl.teacher import teach
+from rl.tabletop import wording
+from rl.tabletop.teacher import teach
 from rl.types import Question
 from sft.run_dir import write_atomic
 from toolshed.chat import parse_calls, write_replies

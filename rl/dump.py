@@ -17,11 +17,11 @@ from typing import Any, cast, get_args
 import numpy as np
 from pydantic import TypeAdapter
 
-from rl.episode import Episode, episode_of, pictures_of
-from rl.kept_pictures import FOLDER, KeptPictures, keep, pixel_hash
+from rl.questions.kept_pictures import FOLDER, KeptPictures, keep, pixel_hash
+from rl.questions.unpacking import cache_folder
 from rl.rewards.query import query_rewards
+from rl.show.episode import Episode, episode_of, pictures_of
 from rl.types import Question, Reward, StopReason, Trajectory
-from rl.unpacking import cache_folder
 from sft.run_dir import naming, write_atomic
 from sft.sample import Span, SpanKind
 from toolshed.errors import ConfigError

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rl import wording
 from rl.config import RLConfig
-from rl.needs import check_answerable
-from rl.plan import prepare
 from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.policy.paced import PacedWriter
 from rl.ranks import follow, is_follower
 from rl.seeds import seed_of
-from rl.teacher import teach
+from rl.start.needs import check_answerable
+from rl.start.plan import prepare
+from rl.tabletop import wording
+from rl.tabletop.teacher import teach
 from rl.train import train
 from rl.types import Question
 from sft.config import check_not_negative, check_positive, help_text, load_config

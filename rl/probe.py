@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from rl import wording
-from rl.exercises import Picture
 from rl.policy.base import Prompt
 from rl.policy.transformers import TransformersPolicy
 from rl.seeds import seed_of
+from rl.tabletop import wording
+from rl.tabletop.exercises import Picture
 from rl.types import Question, SamplingParams
 from sft.render import Renderer
 from toolshed.chat import parse_calls, system_prompt

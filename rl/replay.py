@@ -22,8 +22,8 @@ import yaml
 
 from rl.config import RLConfig
 from rl.dump import StoredBatches
+from rl.figures.rollouts import mean
 from rl.ranks import Leader, follow, is_follower
-from rl.rollout_figures import mean
 from rl.types import Trajectory
 from sft.checkpoint import resolve_checkpoint
 from sft.config import check_device, check_out, load_config, to_yaml

@@ -11,8 +11,8 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
-from rl.flight import Flight
 from rl.policy.base import Policy, PolicyFailure, Prompt
+from rl.show.flight import Flight
 from rl.types import Completion, Question, SamplingParams, StopReason, Trajectory, Turn
 from sft.render import IMAGE_MARK, Renderer, Rendering
 from toolshed import chat

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from rl import wording
-from rl.exercises import GRID, Exercises, Picture, make_pictures, recoloured
 from rl.policy.transformers import TransformersPolicy
 from rl.probe import call_rate
-from rl.vocabulary import NUMBERS, OBJECTS, build_tokenizer, save_processor
+from rl.tabletop import wording
+from rl.tabletop.exercises import GRID, Exercises, Picture, make_pictures, recoloured
+from rl.tabletop.vocabulary import NUMBERS, OBJECTS, build_tokenizer, save_processor
 from sft.config import (
     OptimConfig,
     check_not_negative,

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, TypeAlias
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
 from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of, lend_memory
-from rl.flight import Flight
-from rl.plan import DATA_FILE, Plan, prepare
+from rl.figures.rollouts import mean, rollout_figures, speed_figures
 from rl.policy.base import LearningPolicy
-from rl.progress import Dashboard, Progress, board_before, shown
 from rl.ranks import Leader, follow, is_follower
 from rl.rewards import score
 from rl.rollout import Job, Limits, Player
-from rl.rollout_figures import mean, rollout_figures, speed_figures
-from rl.schedule import Rules, Schedule
-from rl.schedule_position import Position
-from rl.selection import PromptSelection
+from rl.scheduling.position import Position
+from rl.scheduling.schedule import Rules, Schedule
+from rl.scheduling.selection import PromptSelection
+from rl.show.flight import Flight
+from rl.show.progress import Dashboard, Progress, board_before, shown
+from rl.start.plan import DATA_FILE, Plan, prepare
 from rl.types import SamplingParams, Trajectory
 from sft.checkpoint import schema_record
 from sft.config import help_text, load_config, to_yaml
@@ -303,7 +303,7 @@ class _Training:
 
 
 def _check(config: RLConfig, *, ranks: int, fetches: bool) -> int:
-    from rl.preflight import examine, fetch
+    from rl.start.preflight import examine, fetch
 
     if fetches:
         fetch(config)

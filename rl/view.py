@@ -17,18 +17,18 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rl.board import duration
 from rl.config import RLConfig
 from rl.dump import FILE, episode_in
-from rl.episode import Episode, Picture
-from rl.gallery import document, gallery, page_text
-from rl.gallery_episodes import judged, packed, played, shown_pictures
-from rl.kept_pictures import FOLDER
+from rl.figures.tasks import task_name
+from rl.questions.kept_pictures import FOLDER
 from rl.replay import replay_config
-from rl.task_figures import task_name
-from rl.thumbnails import Thumbnails
-from rl.trained_tokens import TrainedTokens
-from rl.viewer import outcome
+from rl.show.board import duration
+from rl.show.episode import Episode, Picture
+from rl.show.episodes import judged, packed, played, shown_pictures
+from rl.show.gallery import document, gallery, page_text
+from rl.show.thumbnails import Thumbnails
+from rl.show.trained_tokens import TrainedTokens
+from rl.show.viewer import outcome
 from sft.run_dir import write_atomic
 from toolshed.command import run_command
 from toolshed.errors import ConfigError

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from rl.board import Board, Figures, duration
 from rl.dump import FILE, episode_in
-from rl.progress import board_before, last_words
+from rl.show.board import Board, Figures, duration
+from rl.show.progress import board_before, last_words
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
 

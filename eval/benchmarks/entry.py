@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from rl.rewards.rule import Measured
 
 Row: TypeAlias = Mapping[str, Any]
-"""One question in the released layout (``rl.data``): ``prompt``, ``images``, ``reward_model``, and
-``extra_info`` if there is more. Pictures are paths, data URIs or encoded bytes."""
+"""One question in the released layout (``rl.questions.data``): ``prompt``, ``images``,
+``reward_model``, and ``extra_info`` if there is more. Pictures are paths, data URIs or encoded
+bytes."""
 
 Metric: TypeAlias = "Callable[[Json, str | None], Measured]"
 """Ground truth and text of the answer (None if none was given) to what it is worth. An answer that
@@ -26,7 +27,7 @@ TypeRule: TypeAlias = Callable[[str, Json], str | None]
 
 def released_rows(path: Path) -> Iterator[Row]:
     """Rows of a parquet in the released layout, batch by batch."""
-    from rl.data import read_rows
+    from rl.questions.data import read_rows
 
     return read_rows(path)
 

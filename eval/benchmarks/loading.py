@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from eval.benchmarks.entry import Benchmark
 from eval.benchmarks.sampling import stratified
 from eval.benchmarks.table import BENCHMARKS, TABLETOP
-from rl.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
+from rl.questions.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
 from sft import hub
 from toolshed.errors import ConfigError
 from toolshed.types import Json, Message
@@ -180,7 +180,7 @@ def open_benchmark(
 
 def question_type_of(key: str, question: Question) -> str | None:
     """Type of a loaded question; None where it fits none, and for a key that is no benchmark."""
-    from rl.episode import user_words
+    from rl.show.episode import user_words
 
     benchmark = BENCHMARKS.get(key)
     if benchmark is None or benchmark.question_type is None:
@@ -209,7 +209,7 @@ def _read(key: str, benchmark: Benchmark, path: Path, sha256: str, cache: str) -
     try:
         folder, unpacked_rows = unpacked(path, sha256, rows, cache_folder(cache))
     except PlainPaths:
-        from rl.data import check_readable
+        from rl.questions.data import check_readable
 
         questions = list(_questions(key, benchmark, path, path.absolute().parent))
         check_readable(questions)
@@ -227,7 +227,7 @@ def _questions(
     rows: Sequence[dict[str, Any]] | None = None,
 ) -> Iterator[Question]:
     """Checked questions of a file's rows, or of ``rows`` that were read from it before."""
-    from rl.data import question_of
+    from rl.questions.data import question_of
 
     kind_of = None if key.startswith(TABLETOP) else benchmark.kind_of
     short_poses: list[int] = []
@@ -322,7 +322,7 @@ digits none that the demo makes of its own seed, so nobody trains on these scene
 
 
 def _made(key: str, folder: Path, limit: int) -> Path:
-    from rl.tabletop import Order, write_dataset
+    from rl.tabletop.dataset import Order, write_dataset
 
     num = limit or BENCHMARKS[key].size
     path = folder / f"seed{EVAL_SEED}" / f"{key}-{num}.parquet"

@@ -27,6 +27,6 @@ def as_row(question: str, image: str | Mapping[str, Any], ground_truth: Json, **
 def parquet_records(path: Path) -> Iterator[Mapping[str, Any]]:
     """The rows of any parquet, all columns, a few in memory at a time; ConfigError where it is
     none."""
-    from rl.data import read_rows
+    from rl.questions.data import read_rows
 
     return read_rows(path, None)

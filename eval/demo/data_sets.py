@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rl.data import load_questions, write_questions
 from rl.drills import Row, make_direct, make_drills, make_naming, write_rows
-from rl.tabletop import SCENES_PER_SEED, Order, best_picture_rule, write_dataset
+from rl.questions.data import load_questions, write_questions
+from rl.tabletop.dataset import SCENES_PER_SEED, Order, best_picture_rule, write_dataset
 from rl.types import Question
 from sft.data import SourceConfig
 from sft.train import SFTConfig, train

@@ -14,7 +14,7 @@ from eval.evaluate import Asked, asking_of, evaluate, limits_of, player_of
 from eval.identity import policy_identity
 from rl.policy.scripted import ScriptedPolicy
 from rl.rollout import Player
-from rl.teacher import teach
+from rl.tabletop.teacher import teach
 from rl.types import Question
 from sft.checkpoint import resolve_checkpoint
 from toolshed.config import load_tools

@@ -16,7 +16,7 @@ from PIL import ImageOps
 from eval.demo.stages import BY_NAME, CEILING
 from eval.demo.summary import tasks_of
 from eval.rows import EvalRow
-from rl.viewer import Album, answer_words, data_uri, drawn, episode_html, outcome
+from rl.show.viewer import Album, answer_words, data_uri, drawn, episode_html, outcome
 from sft.run_dir import write_atomic
 
 MAX_BYTES = 4_500_000

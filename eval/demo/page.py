@@ -18,7 +18,7 @@ from eval.demo.figures import figures, stage_label, stage_style, tasks_shown
 from eval.demo.stages import STAGES
 from eval.demo.story import headline, honest, lede
 from eval.demo.summary import Summary
-from rl.gallery import page_text
+from rl.show.gallery import page_text
 
 _PAGE = Path(__file__).resolve().parents[1] / "page"
 

@@ -23,7 +23,7 @@ from eval.demo.summary import (
 )
 from eval.metrics import Estimate
 from eval.rows import EvalRow
-from rl.viewer import Album
+from rl.show.viewer import Album
 from sft.run_dir import write_atomic
 from toolshed.command import run_command
 

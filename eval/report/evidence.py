@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval.rows import EvalRow
-from rl.episode import CallRecord
 from rl.rewards import answer as read
 from rl.rewards import geometry
 from rl.rewards.region import Region
+from rl.show.episode import CallRecord
 from toolshed.types import Point
 
 SAME_PLACE = 0.006

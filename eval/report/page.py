@@ -13,8 +13,8 @@ from eval.gate import Finding
 from eval.report import sections
 from eval.report.payload import Payload
 from eval.report.results import Results
-from rl.gallery import document, gallery
-from rl.thumbnails import Thumbnail
+from rl.show.gallery import document, gallery
+from rl.show.thumbnails import Thumbnail
 
 _PAGE = Path(__file__).resolve().parents[1] / "page"
 _FILTERS = {

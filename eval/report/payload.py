@@ -1,4 +1,4 @@
-"""The episodes of an evaluation's rows as its page reads them (``rl/gallery_episodes.py``)."""
+"""The episodes of an evaluation's rows as its page reads them (``rl/show/episodes.py``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eval.gate import Finding
 from eval.report.anatomy import CLASS_WORDS, Anatomy
 from eval.report.answers import mode_of, type_of
 from eval.rows import EvalRow, RowKey
-from rl.gallery_episodes import judged, packed, played
+from rl.show.episodes import judged, packed, played
 from toolshed.types import Json
 
 

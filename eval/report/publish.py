@@ -14,8 +14,8 @@ from eval.report.results import results_of
 from eval.report.store import write_facts, write_results
 from eval.report.terminal import table
 from eval.rows import EvalRow
-from rl.gallery_episodes import shown_pictures
-from rl.thumbnails import Thumbnails
+from rl.show.episodes import shown_pictures
+from rl.show.thumbnails import Thumbnails
 from sft.run_dir import write_atomic
 
 CACHE = Path("pictures") / "thumbnails.sqlite"

@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.chains import chain_of
 from eval.rows import EvalRow
-from rl.episode import CallRecord
+from rl.show.episode import CallRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

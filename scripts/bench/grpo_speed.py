@@ -32,7 +32,7 @@ import numpy as np
 from rl.config import RLConfig
 from rl.policy.transformers import TransformersPolicy
 from rl.rollout import Limits, Player, opening
-from rl.schedule import Drawn, Rules, Schedule
+from rl.scheduling.schedule import Drawn, Rules, Schedule
 from rl.types import Question, Reward, SamplingParams, Trajectory
 from rl.update import PolicyUpdate
 from scripts.bench.sums import TOOLS, make_questions, save_language_model, teach

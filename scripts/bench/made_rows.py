@@ -18,9 +18,9 @@ from PIL import Image
 
 from eval.benchmarks import BENCHMARKS
 from eval.rows import EvalRow
-from rl.episode import CallRecord, Drawing, Episode, Picture, TurnRecord, drawing_of
 from rl.rewards import AnswerState
 from rl.rewards.geometry import encode_mask
+from rl.show.episode import CallRecord, Drawing, Episode, Picture, TurnRecord, drawing_of
 from toolshed.types import DepthEstimate, Json, Point, Segmentation
 
 WORDS = (

@@ -25,8 +25,8 @@ import psutil
 import yaml
 
 from rl.config import RLConfig
-from rl.plan import prepare
-from rl.selection import PromptSelection
+from rl.scheduling.selection import PromptSelection
+from rl.start.plan import prepare
 from sft.config import load_config
 from sft.run_dir import whole_checkpoints
 from toolshed.call_log import read_calls
@@ -48,7 +48,7 @@ _GONE_S = 20.0
 def make_inputs(folder: Path) -> None:
     """Questions, and a tiny checkpoint that mostly calls the tool and answers, in ``folder``."""
     from rl.collect import main as collect
-    from rl.tabletop import main as tabletop
+    from rl.tabletop.dataset import main as tabletop
     from rl.tiny import TinyConfig, make_random, tool_sets
     from sft.train import main as sft
 

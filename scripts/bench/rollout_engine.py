@@ -20,15 +20,15 @@ from typing import Any
 from torch import Tensor
 
 from rl.algorithms.samples import to_sample
-from rl.data import load_questions
 from rl.policy.base import Policy, Prompt
 from rl.policy.sglang.broadcast import Broadcast
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.pictures import PictureStore
 from rl.policy.sglang.policy import SglangPolicy
 from rl.policy.sglang.weights import update_from_folder
+from rl.questions.data import load_questions
 from rl.rollout import Job, Limits, Player, run_rollouts
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.tiny import TinyConfig, make_random, tool_sets
 from rl.types import Completion, Question, SamplingParams, Trajectory
 from scripts.bench.puppet import Puppet

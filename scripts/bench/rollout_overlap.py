@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from rl.data import load_questions
 from rl.policy.base import Prompt
+from rl.questions.data import load_questions
 from rl.rollout import Job, Limits, Player, run_rollouts
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.tiny import TinyConfig, make_random, tool_sets
 from rl.types import SamplingParams
 from scripts.bench.puppet import Puppet

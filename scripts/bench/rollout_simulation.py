@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from rl.policy.base import Prompt
 from rl.policy.paced import PacedPolicy, Said
 from rl.rollout import Limits, Player
-from rl.schedule import Drawn, Rules, Schedule
+from rl.scheduling.schedule import Drawn, Rules, Schedule
+from rl.scheduling.virtual_time import run_virtual
 from rl.types import Completion, Question, SamplingParams
-from rl.virtual_time import run_virtual
 from scripts.bench.rollout_trace import TOKEN_S, Trace
 from toolshed.backend import Answer, Request
 from toolshed.caching import RememberingHost

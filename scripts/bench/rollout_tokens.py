@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.data import load_questions
 from rl.policy.base import Prompt
 from rl.policy.transformers import TransformersPolicy
+from rl.questions.data import load_questions
 from rl.rollout import Job, Limits, Player, run_rollouts
 from rl.seeds import seed_of
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.tiny import TinyConfig, make_random, tool_sets
 from rl.types import Completion, SamplingParams, Trajectory
 from scripts.bench.puppet import Puppet

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from rl.collect import CollectConfig, collect, prepare
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.tiny import TinyConfig, make_random, tool_sets
 from sft.batch import trained_positions
 from sft.config import OptimConfig, ToolsConfig

@@ -18,9 +18,9 @@ import torch
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
 from rl.rollout import Job, Player, run_episode
+from rl.tabletop.wording import DEMO_INSTRUCTION
 from rl.tiny import make_random
 from rl.types import Question, SamplingParams
-from rl.wording import DEMO_INSTRUCTION
 from sft.config import OptimConfig
 from sft.learner import Learner
 from sft.model import load_model, save_checkpoint

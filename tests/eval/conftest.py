@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.tabletop import Order, make_questions
+from rl.tabletop.dataset import Order, make_questions
 from rl.types import Question
 
 

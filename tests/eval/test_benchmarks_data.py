@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from eval.benchmarks import BENCHMARKS, load_benchmark, open_benchmark
 from eval.benchmarks.sampling import stratified
+from rl.questions.unpacking import cache_folder, file_sha256
 from rl.types import Question
-from rl.unpacking import cache_folder, file_sha256
 from tests.eval.tables import AB, SYSTEM, letters, picture, row, uri, write
 from toolshed.errors import ConfigError
 from toolshed.images import load_image
@@ -81,7 +81,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
 def test_a_kill_while_unpacking_leaves_nothing_that_is_taken(tmp_path: Path) -> None:
     write(tmp_path / f"{KEY}.parquet", letters(40, size=(300, 200)))
     code = (
-        "import os, sys, rl.unpacking as u\nfrom pathlib import Path\n"
+        "import os, sys, rl.questions.unpacking as u\nfrom pathlib import Path\n"
         "from eval.benchmarks import load_benchmark\nwrite = u._write\n"
         "def dying(encoded, folder, path, index):\n"
         "    if index == 7: os.kill(os.getpid(), 9)\n"

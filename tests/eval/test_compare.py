@@ -17,7 +17,7 @@ from eval.report.facts import RunFacts
 from eval.report.store import write_facts
 from eval.rows import EvalRow, RowLog
 from eval.scoring import question_type
-from rl.episode import Picture
+from rl.show.episode import Picture
 from tests.eval.test_rows import make_row
 from toolshed.errors import ConfigError
 

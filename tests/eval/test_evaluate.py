@@ -13,12 +13,12 @@ from eval.benchmarks import load_benchmark
 from eval.evaluate import Asked, Asking, evaluate
 from eval.identity import question_identity
 from eval.rows import EvalRow, read_rows
-from rl.data import write_questions
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
+from rl.questions.data import write_questions
 from rl.rewards import DEMO_RULE
 from rl.rollout import Player
-from rl.teacher import teach
+from rl.tabletop.teacher import teach
 from rl.types import Question
 from toolshed.backend import Answer, Request
 from toolshed.errors import ConfigError, ToolFailure

@@ -19,8 +19,8 @@ import pytest
 from eval.report.facts import RunFacts
 from eval.rows import EvalRow, read_rows
 from eval.run import main
-from rl.data import write_questions
 from rl.policy.base import Prompt
+from rl.questions.data import write_questions
 from rl.types import Question
 from tests.eval.faulty_tools import ANSWER, Scripted, looking, tools_file
 from tests.toolshed.services import serving

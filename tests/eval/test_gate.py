@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from eval.breakages import BREAKAGES, breakage_in
 from eval.gate import FEW, Limits, allowed, findings_of, phantoms, verdict_of
 from eval.rows import EvalRow
-from rl.episode import CallRecord, TurnRecord
+from rl.show.episode import CallRecord, TurnRecord
 from tests.eval.test_rows import make_row
 
 # ---- texts of broken machinery ------------------------------------------------------------------

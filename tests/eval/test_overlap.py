@@ -21,7 +21,7 @@ from PIL import Image
 from eval import overlap_rows
 from eval.overlap import main
 from eval.overlap_rows import read_items
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from sft.fingerprint import text_hash
 from tests.sft.test_fingerprint import picture
 

@@ -15,7 +15,7 @@ from eval.live_tools import missing_tools, open_tools
 from eval.plan import PUBLISHED, make_plan, plan_text
 from eval.rows import read_rows
 from eval.run import main
-from rl.data import write_questions
+from rl.questions.data import write_questions
 from rl.types import Question
 from sft.config import load_config
 from tests.eval.faulty_tools import FINE, tools_file

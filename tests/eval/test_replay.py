@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 from eval.chains import Chain, chain_of
-from rl.data import data_uri
-from rl.episode import CallRecord, Episode, TurnRecord, episode_of
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
+from rl.questions.data import data_uri
 from rl.rollout import Job, Player, run_rollouts
+from rl.show.episode import CallRecord, Episode, TurnRecord, episode_of
 from rl.types import Question, SamplingParams, Trajectory
 from tests.toolshed.fake_tools import picture
 from toolshed.backend import Answer, Request

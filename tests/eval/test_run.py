@@ -14,7 +14,7 @@ from eval.config import EvalConfig
 from eval.evaluate import player_of, task_of
 from eval.plan import make_plan
 from eval.run import main
-from rl.data import write_questions
+from rl.questions.data import write_questions
 from rl.rewards import KINDS
 from rl.types import Question
 from toolshed.errors import ConfigError

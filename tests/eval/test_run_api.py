@@ -10,7 +10,7 @@ import pytest
 
 from eval.api_model import USAGE_FILE, whole_words
 from eval.run import main
-from rl.data import write_questions
+from rl.questions.data import write_questions
 from rl.types import Question
 from tests.rl.provider_rules import KEY
 from tests.rl.provider_server import Provider, Says, provider

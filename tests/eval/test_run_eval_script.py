@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from rl.data import write_questions
-from rl.tabletop import Order, make_questions
+from rl.questions.data import write_questions
+from rl.tabletop.dataset import Order, make_questions
 from tests.slurm import ROOT, Cluster, wait_for
 
 SCRIPT = ROOT / "scripts" / "run_eval.sh"

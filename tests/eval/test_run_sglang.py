@@ -10,7 +10,7 @@ import yaml
 
 from eval.rows import EvalRow, read_rows
 from eval.run import main
-from rl.data import write_questions
+from rl.questions.data import write_questions
 from rl.types import Question
 from tests.rl.camera_tools import CAMERA
 from tests.rl.engines import TURNS, odd_question, skip_without_engine, taught

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rl import wording
-from rl.tabletop_kinds import Shot, free_region
+from rl.tabletop import wording
+from rl.tabletop.kinds import Shot, free_region
 from toolshed.backends.light_depth import unproject
 from toolshed.backends.light_robot import LightRobot
 from toolshed.backends.light_vision_ops import LightVisionOps

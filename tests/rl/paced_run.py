@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rl.policy.paced import PacedPolicy, Said
 from rl.rollout import Player
-from rl.schedule import Drawn, Rules, Schedule
+from rl.scheduling.schedule import Drawn, Rules, Schedule
 from rl.seeds import seed_of
 from rl.types import Question, Reward, SamplingParams, Trajectory
 from toolshed.types import Message

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.admission import Admission
+from rl.scheduling.admission import Admission
 
 
 @given(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rl.episode import episode_of
 from rl.policy.openai_api import PICTURES_OF_REPLIES
+from rl.show.episode import episode_of
 from rl.types import StopReason
 from tests.rl.api_play import ANSWER, LEFT, POINTS, PROVIDERS, config, play
 from tests.rl.camera_tools import camera_shed

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rl.board import Board, duration, short_s, sparkline
-from rl.flight import Flight
-from rl.progress import Dashboard, last_words, shown
-from rl.schedule import Schedule
+from rl.scheduling.schedule import Schedule
+from rl.show.board import Board, duration, short_s, sparkline
+from rl.show.flight import Flight
+from rl.show.progress import Dashboard, last_words, shown
 from rl.watch import main, read_board
 from tests.eval.demo.fake_run import broken, fake_trajectory
 from tests.rl.paced_run import RULES, Questions, judge, paced, player
@@ -106,7 +106,7 @@ def test_a_dashboard_tells_what_trajectories_do() -> None:
 
 
 def test_the_last_trajectory_says_that_it_broke() -> None:
-    from rl.episode import episode_of
+    from rl.show.episode import episode_of
 
     lost = broken(fake_trajectory("point", 0, right=True, tools=True))
     assert last_words(episode_of(lost)).startswith("failed · tabletop-point test-0000")

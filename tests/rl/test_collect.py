@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from rl.collect import CollectConfig, Collection, collect, main, passes, prepare, rejection
-from rl.data import check_depth, load_questions, write_questions
+from rl.questions.data import check_depth, load_questions, write_questions
 from rl.rewards import DEMO_RULE
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.types import Completion, Reward, StopReason, Trajectory, Turn
 from sft.config import ToolsConfig
 from sft.data import load_transcripts

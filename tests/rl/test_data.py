@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rl.data import (
+from rl.questions.data import (
     QuestionStream,
     StreamState,
     answer_kind,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rl.config import QuestionsConfig, RLConfig
-from rl.plan import DATA_FILE
-from rl.tabletop import Order, write_dataset
+from rl.start.plan import DATA_FILE
+from rl.tabletop.dataset import Order, write_dataset
 from rl.train import train
 from sft.run_dir import RunDir, whole_checkpoints
 from toolshed.types import Json
@@ -83,7 +83,7 @@ def test_the_last_step_is_the_end_of_the_run(
     config: RLConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commits = {"hub:owner/name": "a" * 40}
-    monkeypatch.setattr("rl.plan.commits_of", lambda config: commits)
+    monkeypatch.setattr("rl.start.plan.commits_of", lambda config: commits)
     send_in_step_2(monkeypatch, 1)
     assert (train(replace(config, steps=2)) / "config.json").is_file()
     # With which the same command would go on.

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from rl.algorithms.samples import GroupCounts
+from rl.figures.rollouts import rollout_figures, speed_figures
+from rl.figures.tasks import task_figures
+from rl.figures.tools import tool_figures
 from rl.mock import main as mock
-from rl.rollout_figures import rollout_figures, speed_figures
-from rl.tabletop import Order, write_dataset
-from rl.task_figures import task_figures
-from rl.tool_figures import tool_figures
+from rl.tabletop.dataset import Order, write_dataset
 from rl.types import Completion, Reward, StopReason, Trajectory, Turn
 from sft.sample import Span
 from tests.eval.demo.fake_run import broken, fake_trajectory

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rl.data import write_questions
 from rl.mock import main, read_trace
+from rl.questions.data import write_questions
 from rl.replay import main as replay
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from tests.rl.reader import question
 from toolshed.errors import ConfigError
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rl.needs import check_answerable, check_room, missing_tools
 from rl.rollout import opening
-from rl.tabletop import Order, make_questions
-from rl.tabletop_kinds import TASK_KINDS
+from rl.start.needs import check_answerable, check_room, missing_tools
+from rl.tabletop.dataset import Order, make_questions
+from rl.tabletop.kinds import TASK_KINDS
+from rl.tabletop.wording import DEMO_KINDS
 from rl.types import Question
-from rl.wording import DEMO_KINDS
 from sft.render import Renderer
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource, load_image

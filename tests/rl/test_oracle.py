@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rl.data import load_questions
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
+from rl.questions.data import load_questions
 from rl.rewards import DEMO_RULE, KINDS, RewardRule, score
 from rl.rollout import Job, Player, run_rollouts
-from rl.tabletop import Order, write_dataset
-from rl.tabletop_kinds import TASK_KINDS, Shot
-from rl.teacher import teach
+from rl.tabletop.dataset import Order, write_dataset
+from rl.tabletop.kinds import TASK_KINDS, Shot
+from rl.tabletop.teacher import teach
+from rl.tabletop.wording import DEMO_KINDS
 from rl.types import Question, SamplingParams, StopReason, Trajectory
-from rl.wording import DEMO_KINDS
 from tests.rl import oracle_tools
 from tests.rl.saboteur import saboteur
 from toolshed.images import load_image

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rl.virtual_time import run_virtual
+from rl.scheduling.virtual_time import run_virtual
 from scripts.bench.rollout_simulation import Setting, play
 from scripts.bench.rollout_trace import Call, Trace, Traced, calibrated, many_turns
 from toolshed.backend import Answer, Request

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.needs import check_room
 from rl.policy.scripted import ScriptedPolicy
 from rl.policy.sglang.pictures import resized
 from rl.rollout import Job, Limits, Player, run_episode
-from rl.tabletop import Order, make_questions
+from rl.start.needs import check_room
+from rl.tabletop.dataset import Order, make_questions
 from rl.types import SamplingParams
 from sft.render import Renderer
 from toolshed.chat import write_call

@@ -12,12 +12,20 @@ import pytest
 
 from rl.config import QuestionsConfig, RLConfig
 from rl.division import main as division_main
-from rl.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb, trained_numbers
 from rl.policy.decoder import Decoder
 from rl.policy.sglang import preflight as engine_preflight
 from rl.policy.sglang.config import EngineConfig
-from rl.preflight import examine
-from rl.tabletop import Order, write_dataset
+from rl.start.memory import (
+    Shape,
+    disk_gb,
+    engine_gb,
+    learner_gb,
+    shape_of,
+    together_gb,
+    trained_numbers,
+)
+from rl.start.preflight import examine
+from rl.tabletop.dataset import Order, write_dataset
 from rl.train import main as train_main
 from sft.config import LoraConfig, ShardConfig, ToolsConfig, load_config, to_yaml
 from sft.lora import add_adapters

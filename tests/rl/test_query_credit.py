@@ -11,12 +11,12 @@ from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.samples import is_informative, to_samples
 from rl.algorithms.table import Overrides, algorithm_named
 from rl.config import RLConfig
-from rl.data import load_questions
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
+from rl.questions.data import load_questions
 from rl.rewards.query import query_rewards
 from rl.rollout import Job, Player, run_rollouts
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.types import Completion, Question, Reward, SamplingParams, StopReason, Trajectory, Turn
 from sft.batch import micro_batches
 from sft.render import Renderer

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rl.config import RLConfig
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from sft.config import LoraConfig, ShardConfig
 from sft.learner import CACHE_FIGURES
 from sft.model import load_model

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from rl.algorithms.table import Overrides
 from rl.config import QuestionsConfig, RLConfig
-from rl.data import write_questions
-from rl.kept_pictures import KeptPictures, keep, pixel_hash
 from rl.policy.base import LearningPolicy, Prompt, Weights
+from rl.questions.data import write_questions
+from rl.questions.kept_pictures import KeptPictures, keep, pixel_hash
 from rl.replay import main, replay, replay_config
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.train import train
 from scripts.bench.puppet import Puppet
 from sft.config import OptimConfig, ToolsConfig

@@ -18,8 +18,8 @@ import pytest
 from rl.config import RLConfig
 from rl.policy.sglang import preflight
 from rl.policy.sglang.server import _engine_variables
-from rl.preflight import examine
-from rl.tabletop import Order, write_dataset
+from rl.start.preflight import examine
+from rl.tabletop.dataset import Order, write_dataset
 from sft.config import load_config
 from sft.run_dir import RunDir
 from tests.slurm import ROOT, Cluster, wait_for

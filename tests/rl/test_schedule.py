@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from rl.policy.base import Prompt
 from rl.rollout import Job, Player, run_rollouts
-from rl.schedule import Drawn, Schedule
-from rl.schedule_position import Position
+from rl.scheduling.position import Position
+from rl.scheduling.schedule import Drawn, Schedule
+from rl.scheduling.virtual_time import run_virtual
 from rl.seeds import seed_of
 from rl.types import Completion, SamplingParams, Trajectory
-from rl.virtual_time import run_virtual
 from sft.render import Renderer
 from tests.rl.camera_tools import camera_shed
 from tests.rl.paced_run import RULES, SIZE, Learner, Questions, judge, known, paced, player

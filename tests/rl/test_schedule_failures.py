@@ -13,9 +13,9 @@ import pytest
 
 from rl.policy.base import PolicyFailure, Prompt
 from rl.policy.paced import PacedPolicy, Said
-from rl.schedule import Schedule
+from rl.scheduling.schedule import Schedule
+from rl.scheduling.virtual_time import run_virtual
 from rl.types import Completion, SamplingParams
-from rl.virtual_time import run_virtual
 from tests.rl.paced_run import RULES, SIZE, Learner, Questions, judge, player
 from toolshed.errors import ToolFailure
 

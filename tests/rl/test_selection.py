@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.data import QuestionStream
-from rl.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
-from rl.schedule import Drawn
+from rl.questions.data import QuestionStream
+from rl.scheduling.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
+from rl.scheduling.schedule import Drawn
+from rl.scheduling.selection import PromptSelection
 from rl.seeds import seed_of
-from rl.selection import PromptSelection
 from rl.types import Question, Reward, StopReason, Trajectory
 from toolshed.errors import ConfigError
 

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from rl.config import QuestionsConfig, RLConfig
-from rl.plan import DATA_FILE, commits_of, load_all
-from rl.sources import at_commit, is_here, load_source, on_the_hub, origin_of
+from rl.questions.sources import at_commit, is_here, load_source, on_the_hub, origin_of
+from rl.start.plan import DATA_FILE, commits_of, load_all
 from sft import hub as hub_files
 from tests.hub_server import Hub, serving
 from toolshed.errors import ConfigError

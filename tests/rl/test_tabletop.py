@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl import wording
-from rl.data import load_questions
+from rl.questions.data import load_questions
 from rl.rewards import KINDS
 from rl.rewards.geometry import decode_mask
-from rl.tabletop import (
+from rl.tabletop import wording
+from rl.tabletop.dataset import (
     Order,
     best_picture_rule,
     main,
@@ -20,7 +20,7 @@ from rl.tabletop import (
     picture_rules,
     write_dataset,
 )
-from rl.tabletop_kinds import TASK_KINDS, Margins, Shot, free_region, picture_votes, table_point
+from rl.tabletop.kinds import TASK_KINDS, Margins, Shot, free_region, picture_votes, table_point
 from rl.types import Question
 from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
@@ -207,7 +207,7 @@ def test_an_interrupted_data_set_leaves_what_was_there(
             write_dataset(tmp_path / name, order, force=True, progress=stop)
     assert sorted(tmp_path.rglob("*")) == before
     assert load_questions(tmp_path / "set.parquet")[0].images == old[0].images
-    monkeypatch.setattr("rl.tabletop.write_dataset", stop)
+    monkeypatch.setattr("rl.tabletop.dataset.write_dataset", stop)
     assert main([str(tmp_path / "new")]) == 130
     assert capsys.readouterr().err.endswith("interrupted; nothing was written\n")
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl import wording
 from rl.policy.base import Prompt
-from rl.teacher import SCRIPTS, teach
-from rl.tool_talk import read_depth, read_places
+from rl.tabletop import wording
+from rl.tabletop.teacher import SCRIPTS, teach
+from rl.tabletop.tool_talk import read_depth, read_places
 from rl.types import Question
 from tests.rl.saboteur import saboteur
 from toolshed.chat import answer_of, parse_calls, write_replies

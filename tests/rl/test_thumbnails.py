@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rl.episode import Picture
-from rl.thumbnails import Thumbnails
+from rl.show.episode import Picture
+from rl.show.thumbnails import Thumbnails
 from tests.sft.limits import largest_file
 
 

@@ -18,8 +18,8 @@ from rl.algorithms.table import Overrides
 from rl.config import QuestionsConfig, RLConfig
 from rl.rewards import RewardRule
 from rl.rollout import Job
-from rl.schedule import Schedule
-from rl.tabletop import Order, write_dataset
+from rl.scheduling.schedule import Schedule
+from rl.tabletop.dataset import Order, write_dataset
 from rl.train import main, train
 from rl.types import Trajectory
 from scripts.bench.puppet import Puppet

@@ -13,7 +13,7 @@ import pytest
 from rl.algorithms.table import Overrides
 from rl.config import TRUNCATE, QuestionsConfig, RLConfig
 from rl.rewards import RewardRule
-from rl.tabletop import Order, write_dataset
+from rl.tabletop.dataset import Order, write_dataset
 from rl.train import train
 from sft.config import OptimConfig, ToolsConfig
 from tests.rl.rewarding import reward_of_tokens

@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from rl.config import QuestionsConfig, RLConfig
-from rl.data import write_questions
 from rl.engine import engine_of
 from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.policy.sglang.config import EngineConfig
@@ -25,6 +24,7 @@ from rl.policy.sglang.names import for_loader
 from rl.policy.sglang.policy import SglangPolicy
 from rl.policy.sglang.server import Server
 from rl.policy.sglang.weights import held_tensors
+from rl.questions.data import write_questions
 from rl.rewards import RewardRule
 from rl.train import train
 from rl.types import Completion, SamplingParams

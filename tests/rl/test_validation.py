@@ -11,9 +11,9 @@ import pytest
 from rl.policy.base import PolicyFailure, Prompt
 from rl.policy.paced import PacedPolicy, Said
 from rl.rollout import Job
-from rl.schedule import Schedule
+from rl.scheduling.schedule import Schedule
+from rl.scheduling.virtual_time import run_virtual
 from rl.types import Completion, SamplingParams, StopReason, Trajectory
-from rl.virtual_time import run_virtual
 from tests.rl.paced_run import RULES, SIZE, Learner, Questions, judge, plain, player
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -73,7 +73,7 @@ def test_validation_and_training_share_the_width(staleness: int) -> None:
 
 def test_validation_and_training_share_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     # A script has no tokens; its lengths stay unknown, so that each holds LENGTH places.
-    monkeypatch.setattr("rl.footprint.Footprints.add", lambda self, trajectory: None)
+    monkeypatch.setattr("rl.scheduling.footprint.Footprints.add", lambda self, trajectory: None)
     policy = Counting()
     # Room for two groups.
     run_virtual(validated(policy, kv_tokens=2 * SIZE * LENGTH))
@@ -105,7 +105,7 @@ def test_calls_of_validation_wait_behind_groups_that_have_begun(
             with pytest.raises(asyncio.CancelledError):
                 await schedule.play(JOBS)
 
-    monkeypatch.setattr("rl.attempts.run_episode", seen)
+    monkeypatch.setattr("rl.scheduling.attempts.run_episode", seen)
     run_virtual(main())
     assert ranks[False] and min(ranks[True]) > max(ranks[False])
     assert len(set(ranks[True])) == len(JOBS)

@@ -12,9 +12,8 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from rl.ask import Asking, main, saved_config, scene_question, trained_tools
-from rl.episode import Drawing, Episode, drawing_of, episode_of, value_of
-from rl.types import Completion, Question, StopReason, Trajectory, Turn
-from rl.viewer import (
+from rl.show.episode import Drawing, Episode, drawing_of, episode_of, value_of
+from rl.show.viewer import (
     SHOWN_PX,
     Album,
     answer_words,
@@ -27,6 +26,7 @@ from rl.viewer import (
     steps,
     thoughts,
 )
+from rl.types import Completion, Question, StopReason, Trajectory, Turn
 from tests.eval.demo.fake_run import broken, fake_trajectory
 from toolshed.images import make_image
 from toolshed.types import (

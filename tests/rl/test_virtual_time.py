@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.virtual_time import run_virtual
+from rl.scheduling.virtual_time import run_virtual
 
 
 @given(st.lists(st.floats(0, 1e5), max_size=30))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl import wording
 from rl.rewards import answer as read
+from rl.tabletop import wording
 
 names = st.sampled_from(wording.NAMES)
 directions = st.sampled_from(wording.DIRECTIONS)

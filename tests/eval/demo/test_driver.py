@@ -19,7 +19,7 @@ from eval.demo import works as demo_works
 from eval.demo.driver import WorkFailed
 from eval.demo.facts import Usage
 from eval.demo.works import DemoSettings, plans, works
-from rl.tabletop import Order, make_questions
+from rl.tabletop.dataset import Order, make_questions
 from sft.config import load_config
 from toolshed.errors import ConfigError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.report.facts import RunFacts
 from eval.rows import EvalRow
-from rl.episode import CallRecord, Drawing, Episode, Picture, TurnRecord
+from rl.show.episode import CallRecord, Drawing, Episode, Picture, TurnRecord
 
 FACTS = RunFacts(subject="tiny", policy="tiny 0123", tools="light", schema_hash="5" * 64)
 

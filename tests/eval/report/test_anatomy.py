@@ -16,7 +16,7 @@ from eval.report.evidence import SAME_PLACE, SAME_VALUE_M
 from eval.report.traces import chain_shares, tool_times, turn_times
 from eval.rows import EvalRow
 from eval.scoring import kind_of, score_answer
-from rl.episode import CallRecord, Drawing, TurnRecord
+from rl.show.episode import CallRecord, Drawing, TurnRecord
 from tests.eval.report.made import call, made_row, point, reading, turn
 
 SQUARE = "[(0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6)]"

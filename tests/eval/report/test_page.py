@@ -19,7 +19,7 @@ from eval.gate import Finding, Verdict
 from eval.report.anchors import anchor_of
 from eval.report.publish import publish
 from eval.rows import EvalRow
-from rl.episode import Drawing
+from rl.show.episode import Drawing
 from scripts.bench.made_rows import made_rows
 from tests.browser import look
 from tests.eval.report.made import FACTS, call, made_row, point, turn

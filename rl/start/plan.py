@@ -10,9 +10,9 @@ from itertools import chain
 from pathlib import Path
 
 from rl.config import RLConfig
-from rl.data import check_depth
-from rl.needs import check_answerable, check_room
-from rl.sources import at_commit, load_source, on_the_hub
+from rl.questions.data import check_depth
+from rl.questions.sources import at_commit, load_source, on_the_hub
+from rl.start.needs import check_answerable, check_room
 from rl.types import Question
 from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.config import check_device, check_out

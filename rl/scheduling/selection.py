@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rl.data import QuestionStream, StreamState
-from rl.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
-from rl.schedule import Drawn
+from rl.figures.tasks import task_name
+from rl.questions.data import QuestionStream, StreamState
+from rl.scheduling.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
+from rl.scheduling.schedule import Drawn
 from rl.seeds import seed_of
-from rl.task_figures import task_name
 from rl.types import Question, Trajectory
 from toolshed.types import Json
 

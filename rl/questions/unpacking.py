@@ -23,7 +23,7 @@ from sft.run_dir import check_writable, draft_folder
 from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rl.data import Row
+    from rl.questions.data import Row
 
 FORMAT = 2
 _ROWS = "rows.jsonl"

@@ -1,7 +1,7 @@
 """Episodes as the script of a page reads them: compact JSON, deflated, in base64.
 
 Pictures are told by number; drawings are told as shapes in normalised places, and drawn in the
-browser when somebody opens the episode (``rl/page/drawing.js``, ``rl/page/gallery.js``).
+browser when somebody opens the episode (``rl/show/page/drawing.js``, ``rl/show/page/gallery.js``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from rl.episode import CallRecord, Drawing, Episode, Picture, TurnRecord
 from rl.rewards import answer as read
 from rl.rewards import geometry
-from rl.viewer import answer_words, target_words, thoughts
+from rl.show.episode import CallRecord, Drawing, Episode, Picture, TurnRecord
+from rl.show.viewer import answer_words, target_words, thoughts
 from toolshed.types import Json, Point
 
 LONGEST_TEXT = 6_000

@@ -1,7 +1,7 @@
 """What a step's rollouts brought, as the metrics of a run name it.
 
 What is told once for several things is named by group: ``stop/REASON``, ``turn/N``, ``task/NAME``
-(``rl/task_figures.py``), ``tool/NAME`` (``rl/tool_figures.py``). docs/TRAINING.md lists all names.
+(``rl/figures/tasks.py``), ``tool/NAME`` (``rl/figures/tools.py``). docs/TRAINING.md lists all.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl.task_figures import task_figures
-from rl.tool_figures import tool_figures
+from rl.figures.tasks import task_figures
+from rl.figures.tools import tool_figures
 from rl.types import StopReason, Trajectory
 from toolshed.types import Json
 

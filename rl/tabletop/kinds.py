@@ -14,8 +14,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from rl import wording
 from rl.rewards.geometry import encode_mask
+from rl.tabletop import wording
 from toolshed.tabletop.gripper import key_points_uv, oracle_grasp
 from toolshed.tabletop.render import Rendering
 from toolshed.tabletop.scene import DEMO, MANIPULATION, NEARER, REACH_M, Scene, SceneStyle

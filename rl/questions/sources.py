@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.data import check_readable, load_questions, question_of, read_rows
+from rl.questions.data import check_readable, load_questions, question_of, read_rows
+from rl.questions.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
 from rl.rewards import check_target
 from rl.types import Question
-from rl.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
 from sft import hub
 from toolshed.errors import ConfigError
 

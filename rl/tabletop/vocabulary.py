@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rl import wording
+from rl.tabletop import wording
 from toolshed.chat import system_prompt
 from toolshed.types import ToolSpec
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rl.episode import CallRecord, Drawing, Episode, Picture, TurnRecord, value_of
+from rl.show.episode import CallRecord, Drawing, Episode, Picture, TurnRecord, value_of
 from sft.run_dir import draft_file
 from toolshed.draw import draw
 from toolshed.errors import ConfigError

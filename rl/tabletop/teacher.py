@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from rl import tool_talk as talk
-from rl import wording
 from rl.policy.base import Prompt
-from rl.tool_talk import Place, read_depth, read_places, read_replies, went_well
+from rl.tabletop import tool_talk as talk
+from rl.tabletop import wording
+from rl.tabletop.tool_talk import Place, read_depth, read_places, read_replies, went_well
 from toolshed.errors import ConfigError
 from toolshed.types import Message
 
@@ -301,4 +301,4 @@ SCRIPTS: dict[str, Callable[[Case], Script]] = {
     "pick": _pick,
     "place": _place,
 }
-"""One script per template of ``rl.wording``."""
+"""One script per template of ``rl.tabletop.wording``."""

@@ -3,8 +3,9 @@
 One knob, ``max_staleness``: 0 plays a step's groups and waits for all of them, with the same
 figures as if they had been played alone; 1 begins the next step's while this one is trained; more
 lets slow groups take longer than a step. Groups begin whole and in the order drawn; which may begin
-and which may be trained is ``rl.admission``'s. What is complete beyond a step's need is kept for
-the next. Tool calls wait in the order in which their groups began, so that siblings end together.
+and which may be trained is ``rl.scheduling.admission``'s. What is complete beyond a step's need is
+kept for the next. Tool calls wait in the order in which their groups began, so that siblings end
+together.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rl.admission import Admission
-from rl.attempts import all_or_none, play_with_retries
-from rl.footprint import Footprints
+from rl.figures.schedule import StepFigures
 from rl.rollout import Job, Player
-from rl.schedule_figures import StepFigures
-from rl.schedule_position import OpenOrder, Position
+from rl.scheduling.admission import Admission
+from rl.scheduling.attempts import all_or_none, play_with_retries
+from rl.scheduling.footprint import Footprints
+from rl.scheduling.position import OpenOrder, Position
 from rl.seeds import seed_of
 from rl.types import Question, Reward, SamplingParams, Trajectory
 from toolshed.errors import ToolFailure

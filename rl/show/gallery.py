@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from rl.episode import DEPTH_LEVELS
-from rl.thumbnails import Thumbnail
+from rl.show.episode import DEPTH_LEVELS
+from rl.show.thumbnails import Thumbnail
 from toolshed.draw import RAMP, UNKNOWN
 
 _PAGE = Path(__file__).parent / "page"

@@ -27,7 +27,7 @@ _WORLD = "robot."
 
 def missing_tools(source: str, tools: ToolSet) -> list[str]:
     """What the scripted teacher would call for a ``data_source`` and ``tools`` do not show."""
-    from rl.tabletop_kinds import TASK_KINDS
+    from rl.tabletop.kinds import TASK_KINDS
 
     kind = TASK_KINDS.get(source.removeprefix("tabletop-"))
     shown = {spec.name for spec in tools.specs}

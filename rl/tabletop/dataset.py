@@ -9,7 +9,6 @@ Kinds of one style share pictures. The parquet appears last and whole: no parque
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rl.data import IMAGE_MARK, SOURCE_KINDS, write_questions
-from rl.tabletop_kinds import TASK_KINDS, Draft, Margins, Shot
+from rl.questions.data import IMAGE_MARK, SOURCE_KINDS, write_questions
+from rl.tabletop.kinds import TASK_KINDS, Draft, Margins, Shot
+from rl.tabletop.wording import DEMO_KINDS
 from rl.types import Question
-from rl.wording import DEMO_KINDS
 from sft.run_dir import check_writable, draft_folder, naming
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
@@ -359,7 +358,3 @@ def _written(path: Path, order: Order, *, force: bool) -> list[Question]:
             )
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("nothing was written") from stop
-
-
-if __name__ == "__main__":
-    sys.exit(main())

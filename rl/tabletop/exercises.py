@@ -13,7 +13,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from rl import wording
+from rl.tabletop import wording
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from toolshed.chat import Verbatim, system_prompt, write_call, write_replies

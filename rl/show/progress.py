@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from rl.board import Board, Figures, duration, number
-from rl.episode import Episode, episode_of
-from rl.flight import Flight
-from rl.schedule import Schedule
-from rl.tool_figures import tool_figures
-from rl.viewer import answer_words, call_words
+from rl.figures.tools import tool_figures
+from rl.scheduling.schedule import Schedule
+from rl.show.board import Board, Figures, duration, number
+from rl.show.episode import Episode, episode_of
+from rl.show.flight import Flight
+from rl.show.viewer import answer_words, call_words
 from toolshed.types import Json
 
 PER_S = 4

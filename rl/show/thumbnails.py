@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from rl.episode import Picture
-from rl.viewer import picture_name
+from rl.show.episode import Picture
+from rl.show.viewer import picture_name
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """``python -m rl.train CONFIG --check``: a run as a table, and what keeps it from running here.
 
 Nothing is loaded, started or fetched: no torch, no Ray, no network is needed. What
-``rl.plan.prepare`` says about data and checkpoint is said here too, where both are on this machine.
+``rl.start.plan.prepare`` says about data and checkpoint is said here too, where both are on this
+machine.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from rl.config import RLConfig
-from rl.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb
-from rl.plan import asked_with, commits_of, load_all
+from rl.start.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb
+from rl.start.plan import asked_with, commits_of, load_all
 from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.config import check_device_name, check_out, to_yaml
 from sft.run_dir import check_same_run
@@ -125,7 +126,7 @@ def _checkpoint(found: Preflight, config: RLConfig, tools: ToolSet | None) -> Sh
 
 
 def _data(found: Preflight, config: RLConfig) -> None:
-    from rl.sources import origin_of
+    from rl.questions.sources import origin_of
 
     if not config.data:
         found.missing.append("no questions: give data, for example data=[{path: train.parquet}]")
@@ -222,14 +223,14 @@ def _way_on(out: Path) -> str:
 
 
 def _questions(config: RLConfig, tools: ToolSet) -> None:
-    """All that ``rl.plan.prepare`` says of them, from what is on this machine."""
+    """All that ``rl.start.plan.prepare`` says of them, from what is on this machine."""
     folder, commits = resolve_checkpoint(config.model), commits_of(config, fetches=False)
     asked_with(config, tools, folder, commits, fetches=False)
 
 
 def _is_here(config: RLConfig) -> bool:
     """Whether all questions can be read without a server."""
-    from rl.sources import at_commit, is_here
+    from rl.questions.sources import at_commit, is_here
 
     words = [item.path for item in config.data] + [config.val_data] * bool(config.val_data)
     try:

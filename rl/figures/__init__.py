@@ -1,0 +1,1 @@
+"""What a training step's metrics say of its rollouts."""

@@ -1,0 +1,1 @@
+"""Which rollouts begin, wait, are trained or dropped, and in which order."""

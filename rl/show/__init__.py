@@ -1,0 +1,1 @@
+"""Runs and episodes for people: the dashboard of a terminal, pages with pictures."""
