@@ -1,1 +1,1 @@
-"""Questions about the embedded tabletop world: what is asked, in which words, and who plays it right."""
+"""Questions about the embedded tabletop world: what is asked, how worded, who plays it right."""
