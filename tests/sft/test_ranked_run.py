@@ -41,6 +41,7 @@ def words(tiny: Path, tmp_path: Path) -> list[str]:
     return [
         str(tmp_path / "drills.yaml"), f"model={tiny}", "tools.config=demo", "optim.lr=1e-3",
         f"sources=[{{path: {tmp_path}/drills.json, batch_size: 3}}]", "tensorboard=false",
+        f"data.cache={tmp_path}/cache",
     ]  # fmt: skip
 
 
