@@ -168,16 +168,38 @@ def read_all(recipe: Recipe) -> Iterator[Transcript]:
 
 
 def _make(recipe: Recipe, source: Path, folder: Path, stamp: list[Json]) -> None:
+    path = recipe.reading.path
+    try:
+        with draft_folder(folder) as draft:
+            summary = _fill(recipe, source, draft)
+            _check_still(path, stamp)
+            record = {"stamp": stamp, "rows_file": str(source), "summary": asdict(summary)}
+            (draft / _TOLD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    except ConfigError:
+        # A file that is half written looks torn.
+        _check_still(path, stamp)
+        raise
+
+
+def _check_still(path: Path, stamp: list[Json]) -> None:
+    if _stamp(path) != stamp:
+        raise ConfigError(f"{path} is being written to; start again when it is finished")
+
+
+def _fill(recipe: Recipe, source: Path, draft: Path) -> Summary:
+    """Write everything but what says that the index is whole."""
     from tqdm import tqdm
 
-    path = recipe.reading.path
     chosen = _chosen(recipe, source)
     form = format_named(chosen)
     reading, pictures = _with_roots(recipe.reading, form), PictureFacts()
-    size = source.stat().st_size
-    shown = {"total": size, "unit": "B", "unit_scale": True, "delay": 5, "disable": None}
-    with draft_folder(folder) as draft, tqdm(**shown, desc=f"reading {path.name}") as bar:
-        made = IndexDraft(draft / REJECTED)
+    shown = {"total": source.stat().st_size, "unit": "B", "unit_scale": True, "delay": 5}
+    title = f"reading {recipe.reading.path.name}"
+    with (
+        (draft / REJECTED).open("w", encoding="utf-8") as rejections,
+        tqdm(**shown, desc=title, disable=None) as bar,
+    ):
+        made = IndexDraft(rejections)
         for number, (begin, length, content) in enumerate(_contents(source)):
             bar.update(begin + length - bar.n)
             try:
@@ -191,11 +213,7 @@ def _make(recipe: Recipe, source: Path, folder: Path, stamp: list[Json]) -> None
                 made.leave_out(number, begin, rejected.reason, str(rejected), is_wrong=is_wrong)
             else:
                 made.accept(number, begin, length, zlib.crc32(content), facts)
-        told = Summary(format=chosen, pictures=len(pictures), **made.finish(draft))
-        if _stamp(path) != stamp:
-            raise ConfigError(f"{path} is being written to; start again when it is finished")
-        record = {"stamp": stamp, "rows_file": str(source), "summary": asdict(told)}
-        (draft / _TOLD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return Summary(format=chosen, pictures=len(pictures), **made.finish(draft))
 
 
 def _object(content: bytes, length: int) -> dict[str, Json]:
@@ -301,7 +319,7 @@ def _whole(folder: Path, stamp: list[Json], recipe: Recipe) -> Index | None:
             return None
         summary = Summary(**record["summary"])
         found = Index(folder, recipe, summary, Path(record["rows_file"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     return found if len(found) == summary.accepted and found.rows.dtype == ROW else None
 

@@ -6,7 +6,7 @@ import json
 from array import array
 from collections import Counter
 from pathlib import Path
-from typing import TypedDict
+from typing import IO, TypedDict
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Counts(TypedDict):
 class IndexDraft:
     """Takes each row of a file in order."""
 
-    def __init__(self, rejected: Path) -> None:
+    def __init__(self, rejected: IO[str]) -> None:
         self._columns = [array("q") for _ in ROW.names or ()]
         self._texts, self._text_ends = array("Q"), array("q")
         self._pictures, self._picture_ends = array("Q"), array("q")
@@ -42,7 +42,7 @@ class IndexDraft:
         self._filtered: Counter[str] = Counter()
         self._tools: Counter[str] = Counter()
         self._first = ""
-        self._file = rejected.open("w", encoding="utf-8")
+        self._file = rejected
 
     def accept(self, row: int, begin: int, length: int, check: int, facts: RowFacts) -> None:
         values = (row, begin, length, check, facts.tokens)
@@ -70,7 +70,6 @@ class IndexDraft:
 
     def finish(self, folder: Path) -> Counts:
         """Write all arrays into ``folder``."""
-        self._file.close()
         num_rows = len(self._columns[0])
         rows = np.empty(num_rows, dtype=ROW)
         for name, column in zip(ROW.names or (), self._columns, strict=True):

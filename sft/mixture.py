@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from toolshed.errors import ConfigError
 
-_REPEATS = re.compile(r"(.+)\*(\d+)")
-_SHARE = re.compile(r"(.+)@(\d*\.\d+)")
+_SUFFIX = re.compile(r"(.+?)(\*\d{1,9}|@\d*\.\d+)")
 _MOST_REPEATS = 1000
 
 
@@ -55,15 +54,10 @@ def write_mixture(parts: Sequence[Part]) -> str:
 
 def _part(word: str, text: str) -> Part:
     """``NAME``, ``NAME*3``, ``NAME@0.2``, or both in any order."""
-    repeats, share = 1, 1.0
-    times, taken = _REPEATS.fullmatch(word), _SHARE.fullmatch(word)
-    if taken:
-        word, share = taken[1], float(taken[2])
-        times = _REPEATS.fullmatch(word)
-    if times:
-        word, repeats = times[1], int(times[2])
-        if not taken and (taken := _SHARE.fullmatch(word)):
-            word, share = taken[1], float(taken[2])
+    given: dict[str, float] = {}
+    while (found := _SUFFIX.fullmatch(word)) and (mark := found[2][0]) not in given:
+        word, given[mark] = found[1].rstrip(), float(found[2][1:])
+    repeats, share = int(given.get("*", 1)), given.get("@", 1.0)
     if not word or "*" in word:
         raise ConfigError(
             f"mixture {text!r} has a part {word!r} that is no name; write NAME, NAME*3 or "

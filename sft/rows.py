@@ -167,7 +167,7 @@ class _Elements:
         """Text between marks: content of an element, unless it is blank."""
         if self._depth == 1 and not self._has_content:
             self._has_content = bool(text.strip(_BLANKS))
-        elif self._is_closed and text.strip(_BLANKS + b"\0"):
+        elif self._is_closed and text.strip(_BLANKS):
             raise self._going_on(offset)
 
     def _mark(self, mark: bytes, offset: int) -> bool:

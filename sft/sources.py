@@ -12,6 +12,7 @@ from pathlib import Path
 from sft import hub
 from sft.cache import cache_folder
 from sft.data import DataConfig, SourceConfig
+from sft.formats.llava import AUTO_DEPTH
 from sft.index import REJECTED, Index, Recipe, open_index
 from sft.split import Links
 from sft.transcript import Reading, Transcript
@@ -145,6 +146,10 @@ class Source:
             )
 
 
+def _depth(word: str) -> Path | None:
+    return AUTO_DEPTH if word == str(AUTO_DEPTH) else Path(word).absolute() if word else None
+
+
 def open_source(source: SourceConfig, data: DataConfig, commit: str = "") -> Source:
     """Find, read and check a source; ConfigError names what is wrong."""
     cache = cache_folder(data.cache, "data.cache")
@@ -152,8 +157,8 @@ def open_source(source: SourceConfig, data: DataConfig, commit: str = "") -> Sou
     for path in files_of(source.path, commit):
         reading = Reading(
             path=path,
-            images=Path(source.images) if source.images else Path(),
-            depth=Path(source.depth) if source.depth else None,
+            images=Path(source.images).absolute() if source.images else Path(),
+            depth=_depth(source.depth),
             system=source.system,
         )
         recipe = Recipe(
