@@ -316,7 +316,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="name in configs/sft (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
     parser.add_argument("--check", action="store_true", help="a table of the data; trains nothing")
-    args = parser.parse_args(words)
+    args = parser.parse_intermixed_args(words)
 
     def run() -> int:
         config = load_config(SFTConfig, "sft", args.config, args.words)
