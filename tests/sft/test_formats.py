@@ -19,8 +19,8 @@ from sft.transcript import Reading, RejectedRow, Transcript
 from toolshed.chat import parse_calls, write_replies
 from toolshed.errors import ConfigError
 
-ASKED = {"from": "human", "value": "<image>Where is the cup?"}
-SAID = {"from": "gpt", "value": "<answer>left</answer>"}
+ASKED: dict[str, Any] = {"from": "human", "value": "<image>Where is the cup?"}
+SAID: dict[str, Any] = {"from": "gpt", "value": "<answer>left</answer>"}
 
 
 def read(name: str, row: dict[str, Any], folder: Path = Path("/data"), **more: Any) -> Transcript:
@@ -144,7 +144,8 @@ def test_marks_are_set_anew_one_line_a_picture_before_the_first_question() -> No
 
 def test_what_vst_says_of_a_row_is_heeded() -> None:
     picture = {"bytes": None, "path": "a.png"}
-    row = {"conversations": [{"from": "human", "value": "Which is nearer?"}, SAID], "id": "x"}
+    turns = [{"from": "human", "value": "Which is nearer?"}, SAID]
+    row: dict[str, Any] = {"conversations": turns, "id": "x"}
     row |= {"images": [picture, picture], "type": "multi_image", "meta_info": "{}"}
     assert recognised([row]) == "llava"
     transcript = read("llava", row)
@@ -205,7 +206,7 @@ REPLY = "<tool_response>\n(0.1, 0.2)\n</tool_response>"
 
 
 def test_dumps_are_read_with_the_templates_tokens_and_without() -> None:
-    plain = {
+    plain: dict[str, Any] = {
         "input": f"system\nLook.\nuser\n{QUESTION}\nassistant\n",
         "output": f"{CALL}\nuser\n{REPLY}\nassistant\n<answer>left</answer>",
         "image": "a.png",
@@ -215,7 +216,7 @@ def test_dumps_are_read_with_the_templates_tokens_and_without() -> None:
     }
     turns = [("system", "Look."), ("user", "<|image_pad|>" + QUESTION), ("assistant", CALL),
              ("user", REPLY)]  # fmt: skip
-    tagged = plain | {
+    tagged: dict[str, Any] = plain | {
         "input": "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
         + "<|im_start|>assistant\n",
         "output": "<answer>left</answer><|im_end|><|endoftext|>",
@@ -247,7 +248,7 @@ def test_a_dump_whose_turns_cannot_be_told_is_rejected() -> None:
 
 
 def test_formats_are_told_by_their_content() -> None:
-    talk = [ASKED, SAID]
+    talk: Any = [ASKED, SAID]
     assert recognised([{"conversations": talk}]) == "sharegpt"
     assert recognised([{"conversations": talk}, {"conversations": talk, "image": "a"}]) == "llava"
     assert recognised([{"messages": []}]) == "messages"

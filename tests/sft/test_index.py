@@ -19,6 +19,7 @@ from PIL import Image
 from sft import index as index_module
 from sft.data import load_transcripts
 from sft.index import REJECTED, Index, Recipe, open_index
+from sft.row_facts import facts_of
 from sft.transcript import Reading
 from toolshed.errors import ConfigError
 
@@ -111,11 +112,14 @@ def test_an_index_stands_until_its_file_changes(
 ) -> None:
     recipe, cache = written(tmp_path, [row("One?")]), tmp_path / "cache"
     first = open_index(recipe, cache)
-    made: list[Path] = []
+    made: list[Any] = []
     make = index_module._make
-    monkeypatch.setattr(
-        index_module, "_make", lambda *words: (made.append(words[0]), make(*words))[1]
-    )
+
+    def counted(*words: Any) -> None:
+        made.append(words)
+        make(*words)
+
+    monkeypatch.setattr(index_module, "_make", counted)
     assert len(open_index(recipe, cache)) == 1 and not made
     recipe.reading.path.write_text(json.dumps([row("Two?")]))
     with pytest.raises(ConfigError, match="was changed while it was trained on: row 0"):
@@ -146,13 +150,12 @@ def test_a_file_that_is_written_while_it_is_read_makes_no_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, cache = written(tmp_path, [row()]), tmp_path / "cache"
-    facts = index_module.facts_of
 
     def slow(*words: Any) -> Any:
         recipe.reading.path.write_text(json.dumps([row(), row()]))
-        return facts(*words)
+        return facts_of(*words)
 
-    monkeypatch.setattr(index_module, "facts_of", slow)
+    monkeypatch.setattr("sft.index.facts_of", slow)
     with pytest.raises(ConfigError, match="is being written to"):
         open_index(recipe, cache)
     monkeypatch.undo()
