@@ -37,7 +37,6 @@ from sft.config import (
 )
 from sft.data import DataConfig, SourceConfig, to_sample
 from sft.data_report import summary_lines, table, warnings
-from sft.held_out import held_out_loss
 from sft.ranked_run import RankedRun
 from sft.ranks import check_launch, join_ranks, own_device, own_share, rank
 from sft.render import Renderer
@@ -213,6 +212,8 @@ class _Training:
         data, every = self.plan.data, self.config.data.eval_every
         if not every or not data.held_out or self.learner.step % every:
             return {}
+        from sft.held_out import held_out_loss
+
         begun, specs = time.monotonic(), self.plan.tools.specs
         rows = data.held_out_transcripts()
         samples = (to_sample(row, self.learner.renderer, specs) for row in rows)
