@@ -24,15 +24,15 @@ def cache_folder(word: str, key: str) -> Path:
 
 
 @contextmanager
-def alone_with(folder: Path, key: str) -> Iterator[None]:
+def alone_with(folder: Path, key: str, what: str) -> Iterator[None]:
     """Wait for other processes that make ``folder``, which need not be there; a killed one has let
-    go. ConfigError where nothing can be written there."""
+    go. ConfigError where nothing can be written there, which says ``what`` cannot be done."""
     try:
         check_writable(folder.parent)
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = folder.with_name(f".{folder.name}.lock").open("w")
     except (ConfigError, OSError) as error:
-        raise ConfigError(f"{error}; give {key}=FOLDER, one that can be written") from error
+        raise ConfigError(f"{what}: {error}; give {key}=FOLDER, one that can be written") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

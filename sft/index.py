@@ -133,7 +133,7 @@ def open_index(recipe: Recipe, cache: Path) -> Index:
     stamp = _stamp(path)
     found = _whole(folder, stamp, recipe)
     if found is None:
-        with alone_with(folder, "data.cache"):
+        with alone_with(folder, "data.cache", f"no index of {path} can be made"):
             found = _whole(folder, stamp, recipe)
             if found is None:
                 source = path

@@ -6,7 +6,6 @@ import bisect
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sft import hub
@@ -18,38 +17,13 @@ from sft.split import Links
 from sft.transcript import Reading, Transcript
 from toolshed.errors import ConfigError
 
-HUB = "hub:"
-_WORD = re.compile(r"hub:([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/([^/].*\.(?:json|jsonl|parquet)))?")
 _ENDINGS = (".json", ".jsonl", ".parquet")
 _PICTURES = "images/*"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OnTheHub:
-    """A data set of the hub, as a config names it."""
-
-    repository: str
-    revision: str = "main"
-    file: str = ""
-
-
-def on_the_hub(word: str) -> OnTheHub | None:
-    """What ``hub:OWNER/NAME[@REVISION][/FILE]`` says; None for another word, ConfigError for one
-    that begins so and is not of that form."""
-    if not word.startswith(HUB):
-        return None
-    found = _WORD.fullmatch(word)
-    if found is None:
-        raise ConfigError(
-            f"{word!r} is not of the form hub:OWNER/NAME, hub:OWNER/NAME@REVISION or "
-            "hub:OWNER/NAME@REVISION/FILE, a .json, .jsonl or .parquet"
-        )
-    return OnTheHub(repository=found[1], revision=found[2] or "main", file=found[3] or "")
-
-
 def name_of(source: SourceConfig) -> str:
     """What a source is called in metrics and mixtures."""
-    wanted = on_the_hub(source.path)
+    wanted = hub.on_the_hub(source.path, *_ENDINGS)
     if source.name or wanted is None:
         return source.name or Path(source.path).stem
     return Path(wanted.file).stem or wanted.repository.partition("/")[2]
@@ -57,7 +31,7 @@ def name_of(source: SourceConfig) -> str:
 
 def commits_of(sources: Sequence[SourceConfig], known: Mapping[str, str]) -> dict[str, str]:
     """The commit of each word of the hub: the ``known`` one, or that of today."""
-    found = {source.path: on_the_hub(source.path) for source in sources}
+    found = {source.path: hub.on_the_hub(source.path, *_ENDINGS) for source in sources}
     return {
         word: known.get(word) or hub.full_commit(each.repository, each.revision)
         for word, each in found.items()
@@ -67,7 +41,7 @@ def commits_of(sources: Sequence[SourceConfig], known: Mapping[str, str]) -> dic
 
 def files_of(word: str, commit: str = "") -> list[Path]:
     """The data files that a word means, in order; what is on the hub is fetched at ``commit``."""
-    wanted = on_the_hub(word)
+    wanted = hub.on_the_hub(word, *_ENDINGS)
     if wanted is None:
         path = Path(word)
         if path.is_dir():

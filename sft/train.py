@@ -126,7 +126,11 @@ def prepare(config: SFTConfig) -> Plan:
     warning = check_schema(folder, tools.schema_hash, config.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    data = _load_data(config, tools)
+    data = _load_data(config)
+    # Ranks have not met yet, and each would say the same.
+    if os.environ.get("RANK", "0") == "0":
+        for line in (*summary_lines(data), *warnings(data, tools)):
+            print(line, file=sys.stderr)
     steps = data.steps(config.steps)
     return Plan(config=config, tools=tools, folder=folder, data=data, steps=steps)
 
@@ -279,7 +283,7 @@ class _Training:
         return final
 
 
-def _load_data(config: SFTConfig, tools: ToolSet) -> TrainingData:
+def _load_data(config: SFTConfig) -> TrainingData:
     data = load_training_data(config.sources, config.data, config.seed, config.out)
     gate, names = config.gate.source, [source.name for source in data.sources]
     if gate and data.parts:
@@ -289,17 +293,13 @@ def _load_data(config: SFTConfig, tools: ToolSet) -> TrainingData:
         )
     if gate and gate not in names:
         raise ConfigError(f"gate.source={gate!r} is none of the sources: {', '.join(names)}")
-    # Ranks have not met yet, and each would say the same.
-    if os.environ.get("RANK", "0") == "0":
-        for line in (*summary_lines(data), *warnings(data, tools)):
-            print(line, file=sys.stderr)
     return data
 
 
 def check(config: SFTConfig) -> int:
     """Say what the data holds, then whatever else would stop a run; nothing is trained."""
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
-    data = _load_data(config, tools)
+    data = _load_data(config)
     print(table(data, tools, config.steps))
     prepare(config)
     print(f"a run in {config.out} can start")

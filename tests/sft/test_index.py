@@ -242,3 +242,12 @@ def test_files_of_an_index_are_let_go(tmp_path: Path) -> None:
     for _ in range(5):
         open_index(written(tmp_path, [row()]), tmp_path / "cache").transcript(0)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_the_bench_measures_a_set_in_the_released_layout() -> None:
+    script = Path(__file__).resolve().parents[2] / "scripts" / "bench" / "sft_index.py"
+    words = [sys.executable, str(script), "--rows", "24", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout)
+    assert figures["index_7907_s"] > 0 and figures["index_7907_again_s"] > 0
+    assert 10 < figures["index_7907_rss_mb"] < 2048
