@@ -26,8 +26,8 @@ from toolshed.errors import ConfigError
 from toolshed.types import ToolImage
 
 _FED_AT_MOST = 8
-"""New tokens up to this many ride in the decode batch. A row's share of a full tile's step is 1/8 of
-what a prefill costs, so that longer replies cost less at once."""
+"""New tokens up to this many ride in the decode batch. A prefill costs as much as some 15 of them
+in a full tile and 8 in one half empty."""
 _GATHER_S = 0.008
 """How long a step waits for the next row while many rows are at their tools; see ``_gather``."""
 _GATHER_AT_MOST_S = 0.1
