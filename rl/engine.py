@@ -37,25 +37,29 @@ about 0.01 through kernels alone; a tensor in the wrong place by 1 and more."""
 
 def engine_of(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
     """``transformers`` in this process, on its device, or ``sglang`` as servers of their own."""
+    width, max_length = config.rollout.width, config.rollout.max_length
     if config.policy == "sglang":
         from rl.policy.sglang.policy import SglangPolicy
 
         engine = with_limits(
-            config.engine, width=config.width, max_length=config.max_length, lora=config.lora
+            config.engine, width=width, max_length=max_length, lora=config.learner.lora
         )
         logs = engine.logs or str(Path(config.out) / "engine")
         return SglangPolicy(replace(engine, logs=logs), renderer, weights.source)
     from rl.policy.transformers import TransformersPolicy
 
     return TransformersPolicy(
-        weights.model, renderer, num_slots=config.width, max_length=config.max_length
+        weights.model,
+        renderer,
+        num_slots=config.rollout.width,
+        max_length=config.rollout.max_length,
     )
 
 
 def kv_tokens_of(config: RLConfig, policy: LearningPolicy) -> int:
     """Places that trajectories in flight may take: the config's, else what the engines hold."""
-    if config.kv_tokens or config.policy == "transformers":
-        return config.kv_tokens
+    if config.rollout.kv_tokens or config.policy == "transformers":
+        return config.rollout.kv_tokens
     from rl.policy.sglang.policy import SglangPolicy
 
     return policy.fleet.kv_tokens if isinstance(policy, SglangPolicy) else 0
