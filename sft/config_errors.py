@@ -98,7 +98,8 @@ def check_sections(config: Any, section: str = "") -> None:
     from omegaconf import DictConfig, ListConfig, OmegaConf
 
     parts = config.items() if isinstance(config, DictConfig) else ()
-    for name, part in parts:
+    for key, part in parts:
+        name = str(key)
         if isinstance(part, DictConfig):
             check_sections(part, f"{section}{name}.")
         elif isinstance(part, ListConfig):

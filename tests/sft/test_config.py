@@ -78,7 +78,9 @@ def test_the_resolved_config_is_a_config_again(path: Path) -> None:
     [
         ("step=3", "unknown config key 'step' in whole.yaml or the command; did you mean steps"),
         ("naming.mixtur=3", "'naming.mixtur' .* did you mean naming.mixture"),
-        ("namin.steps=3", "'namin' .* did you mean naming"),
+        ("namin.steps=3", "'namin.steps' .* did you mean naming.steps"),
+        ("mixture=3", "'mixture' .*; mixture is naming.mixture"),
+        ("naming=3", r"naming holds steps, mixture: write naming\.steps=\.\.\., not 'naming=3'"),
         ("parts=[{path: a, weigth: 2}]", "'weigth' .* did you mean parts\\[\\].weight"),
         ("xyzzy=1", "unknown config key 'xyzzy' .* --help lists every key"),
         ("steps=many", "steps: .*'many'.*whole.yaml"),

@@ -120,7 +120,7 @@ def test_a_missing_package_is_said_with_the_command_that_installs_it(tmp_path: P
             with pytest.raises(ConfigError, match=rf'pip install -e "\.\[{name}\]"'):
                 RunDir(tmp_path / name, track=[name])
             assert not (tmp_path / name).exists()
-    with pytest.raises(ConfigError, match="track=neptune is none of wandb, trackio"):
+    with pytest.raises(ConfigError, match=r"show\.track=neptune is none of wandb, trackio"):
         check_trackers(["neptune"])
 
 
