@@ -14,7 +14,7 @@ from typing import TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from sft.config_errors import check_sections, explain, known_keys
+from sft.config_errors import check_sections, explain, group_error, group_types, known_keys
 from sft.run_dir import check_folder
 from toolshed.errors import ConfigError
 
@@ -271,14 +271,11 @@ def _fits(path: Path, schema: type[object]) -> bool:
 
 def _check_lists(schema: type[object], words: Sequence[str]) -> None:
     """ConfigError where a word gives one value to a key that holds several."""
-    groups = _groups(schema)
+    groups = group_types(schema)
     for word in words:
         key, _, text = word.partition("=")
         if key in groups and not text.strip().startswith("{"):
-            raise ConfigError(
-                f"{key} holds {', '.join(groups[key])}: write {key}.{groups[key][0]}=..., not "
-                f"{word!r}"
-            )
+            raise ConfigError(group_error(key, groups[key], repr(word)))
         if key in _lists(schema) and not text.strip().startswith("["):
             item = f"{{path: {text or 'FILE'}}}" if _lists(schema)[key] else text or "NAME"
             raise ConfigError(f"{key} holds a list: write '{key}=[{item}]', not {word!r}")
@@ -292,16 +289,6 @@ def _lists(schema: type[object], prefix: str = "") -> dict[str, bool]:
             found[prefix + name] = is_dataclass(get_args(kind)[0])
         elif isinstance(kind, type) and is_dataclass(kind):
             found |= _lists(kind, f"{prefix}{name}.")
-    return found
-
-
-def _groups(schema: type[object], prefix: str = "") -> dict[str, list[str]]:
-    """Keys that hold keys of their own, and these."""
-    found: dict[str, list[str]] = {}
-    for name, kind in get_type_hints(schema).items():
-        if isinstance(kind, type) and is_dataclass(kind):
-            found[prefix + name] = [item.name for item in fields(kind)]
-            found |= _groups(kind, f"{prefix}{name}.")
     return found
 
 

@@ -29,6 +29,22 @@ def known_keys(
     return found
 
 
+def group_types(schema: type[object], prefix: str = "") -> dict[str, type[object]]:
+    """Keys that hold keys of their own, with what they hold."""
+    found: dict[str, type[object]] = {}
+    for name, kind in get_type_hints(schema).items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            found[prefix + name] = kind
+            found |= group_types(kind, f"{prefix}{name}.")
+    return found
+
+
+def group_error(key: str, group: type[object], instead: str) -> str:
+    """The sentence about one value given to a whole group."""
+    names = [item.name for item in fields(group)]  # type: ignore[arg-type]
+    return f"{key} holds {', '.join(names)}: write {key}={{{names[0]}: ...}}, not {instead}"
+
+
 def _item_keys(schema: type[object], prefix: str = "") -> list[str]:
     """Keys of the parts of which a config holds lists, for example ``sources[].path``."""
     found: list[str] = []
@@ -65,6 +81,10 @@ def explain(error: Exception, schema: type[object], path: Path, words: Sequence[
     if isinstance(cause, OmegaConfValidationError):
         text = str(cause.msg).partition("full_key")[0]
         said = " ".join(text.split())
+        name = re.search(r"is not a subclass of (\w+)", said)
+        for key, group in group_types(schema).items():
+            if name and group.__name__ == name[1]:
+                return group_error(key, group, f"one value, in {path.name}")
         return f"{cause.full_key or cause.key}: {said}, in the command or in {path.name}"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(str(cause.full_key or cause.key), schema, path, words)

@@ -24,7 +24,10 @@ from toolshed.errors import ConfigError
         ("val_data=x.parquet", "did you mean val.data?"),
         ("save_every=5", "did you mean save.every?"),
         ("rollout.max_turn=3", "did you mean rollout.max_turns?"),
-        ("selection=uniform", "selection holds order, prior, decay, pool: write selection.order="),
+        (
+            "selection=uniform",
+            "selection holds order, prior, decay, pool: write selection={order:",
+        ),
         # Errors say the whole key.
         ("learner.optim.lr=-1", "learner.optim.lr=-1.0 must be above 0"),
         ("learner.frozen=tower", "learner.frozen='tower' is none of vision, none"),

@@ -192,7 +192,7 @@ def forget_fields(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words", "message"),
     [
-        (forget_a_step, [], r"no trajectories of step 2; .* dump_every=1"),
+        (forget_a_step, [], r"no trajectories of step 2; .* save\.dump_every=1"),
         (tear, [], r"11 of 12 trajectories of step 5, .* killed; .* replay to step 4"),
         (forget_pictures, [], r"picture .*\.png of question .* put it back"),
         (forget_fields, [], "line 1, was written before replay"),

@@ -125,7 +125,7 @@ def test_a_missing_package_is_said_with_the_command_that_installs_it(tmp_path: P
 
 
 def test_how_a_run_is_shown_may_change_while_it_goes_on(tmp_path: Path) -> None:
-    for text in ("lr: 1\nprogress: auto\n", "lr: 1\nprogress: none\n"):
+    for text in ("lr: 1\nshow: {progress: auto}\n", "lr: 1\nshow: {progress: none}\n"):
         opened = RunDir(tmp_path / "run")
         opened.save_config(text)
         opened.log(1, {"loss": 1.0})
