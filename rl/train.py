@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rl.config import RLConfig
 from rl.dump import TrajectoryLog
-from rl.engine import Engine, check_first_sync, engine_of, kv_tokens_of, lend_memory
+from rl.engine import Engine, check_first_sync, engine_of
 from rl.figures.rollouts import mean, rollout_figures, speed_figures
 from rl.policy.base import LearningPolicy
 from rl.ranks import Leader, follow, is_follower
@@ -139,7 +139,8 @@ class _Training:
         )
         renderer, flight = self.learner.renderer, Flight()
         player = Player(policy=policy, renderer=renderer, shed=shed, limits=limits, flight=flight)
-        schedule = self._schedule(player, kv_tokens_of(config, policy), position)
+        kv_tokens = config.rollout.kv_tokens or policy.kv_tokens
+        schedule = self._schedule(player, kv_tokens, position)
         before = board_before(self.run_dir.path, config.steps, self.run_dir.metrics())
         async with aclosing(schedule):
             with shown(config.show.progress, Dashboard(before, flight, schedule)) as self.progress:
@@ -217,7 +218,7 @@ class _Training:
             # In a thread, so that rollouts go on meanwhile.
             figures = await asyncio.to_thread(self.update.learn, made)
         else:
-            await lend_memory(policy)
+            await policy.lend_memory()
             figures = self.update.learn(made)
         self.progress.phase("handing over weights")
         await policy.update_weights(self.update, self.learner.step)

@@ -136,6 +136,17 @@ class TransformersPolicy:
     async def update_weights(self, weights: Weights, version: int) -> None:
         self.load(weights.model, version)
 
+    async def lend_memory(self) -> None:
+        pass
+
+    @property
+    def kv_tokens(self) -> int:
+        return 0
+
+    @property
+    def dtype(self) -> str:
+        return ""
+
     def figures(self) -> dict[str, float]:
         return {}
 
