@@ -239,7 +239,7 @@ def subject_of(word: str, config: EvalConfig, tools: ToolSet) -> tuple[Subject, 
         return _baseline(word.removeprefix(BASELINE), config), config
     from rl.player import check_tools
 
-    policy: Literal["same", "any"] = "any" if config.schema == "any" else "same"
+    policy: Literal["same", "any"] = "any" if config.tools.schema == "any" else "same"
     return Checkpoint(folder=check_tools(word, tools, policy)), config
 
 

@@ -29,7 +29,6 @@ from rl.tabletop.teacher import teach
 from rl.types import Question, SamplingParams, Trajectory
 from sft.config import (
     DTYPES,
-    SCHEMA_POLICIES,
     ToolsConfig,
     check_choice,
     check_device,
@@ -57,8 +56,6 @@ class CollectConfig:
     """How questions are played and which trajectories are kept."""
 
     tools: ToolsConfig = field(default_factory=lambda: ToolsConfig(config="demo"))
-    schema: str = "same"
-    """``any`` accepts a checkpoint that was trained with another tool schema."""
     reward: RewardRule = field(default_factory=RewardRule)
     min_score: float = 0.5
     """Least accuracy of a kept trajectory."""
@@ -94,7 +91,7 @@ class CollectConfig:
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_score <= 1.0:
             raise ConfigError(f"min_score={self.min_score} must lie in [0, 1], as scores do")
-        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES)
+        check_choice(self, dtype=DTYPES)
         check_not_negative(self, "keep", "limit", "seed", "max_failure_share")
         check_positive(self, "samples", "width", "temperature", "max_turns", "threads")
         check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
@@ -140,7 +137,7 @@ def prepare(
     check_writable(out.parent)
     check_device(config.device)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
-    schema: Literal["same", "any"] = "any" if config.schema == "any" else "same"
+    schema: Literal["same", "any"] = "any" if config.tools.schema == "any" else "same"
     folder = None if policy == TEACHER else check_tools(policy, tools, schema)
     questions = load_questions(data)[: config.limit or None]
     check_depth(questions, tools, config.tools.config)

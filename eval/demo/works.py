@@ -217,7 +217,7 @@ class _Demo:
         )
 
     def rl(self, name: str, start: str, seconds: float, words: Sequence[str]) -> None:
-        smoke = ["steps=2", "num_prompts=2", "group_size=4", "width=8"]
+        smoke = ["steps=2", "num_prompts=2", "group_size=4", "rollout.width=8"]
         words = [
             f"model={self.out / start}",
             f"out={self.out / name}",
@@ -312,11 +312,11 @@ def _point_words(settings: DemoSettings) -> list[str]:
     return [
         f"tools.config={settings.tools}",
         f"tools.show=[{POINT_TOOL}]",
-        "schema=any",
+        "tools.schema=any",
         f"data=[{{path: {point}}}]",
         "steps=40",
-        "optim.lr=1.0e-4",
-        "optim.schedule=constant",
+        "learner.optim.lr=1.0e-4",
+        "learner.optim.schedule=constant",
     ]
 
 

@@ -187,7 +187,9 @@ def test_bad_input_stops_before_any_work(data: Path, tmp_path: Path) -> None:
 def test_a_policy_without_room_for_the_prompt_is_refused(
     data: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    config = CollectConfig(max_tokens=100, max_length=120, schema="any")
+    config = CollectConfig(
+        max_tokens=100, max_length=120, tools=ToolsConfig(config="demo", schema="any")
+    )
     with pytest.raises(ConfigError, match=r"needs .* places, max_tokens=100 .* max_length is 120"):
         prepare(str(tiny), data, tmp_path / "x.json", config)
 

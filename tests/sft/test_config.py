@@ -78,7 +78,12 @@ def test_the_resolved_config_is_a_config_again(path: Path) -> None:
     [
         ("step=3", "unknown config key 'step' in whole.yaml or the command; did you mean steps"),
         ("naming.mixtur=3", "'naming.mixtur' .* did you mean naming.mixture"),
-        ("namin.steps=3", "'namin' .* did you mean naming"),
+        ("namin.steps=3", "'namin.steps' .* did you mean naming.steps"),
+        ("mixture=3", "'mixture' .*; mixture is naming.mixture"),
+        (
+            "naming=3",
+            r"naming holds steps, mixture: write naming=\{steps: \.\.\.\}, not",
+        ),
         ("parts=[{path: a, weigth: 2}]", "'weigth' .* did you mean parts\\[\\].weight"),
         ("xyzzy=1", "unknown config key 'xyzzy' .* --help lists every key"),
         ("steps=many", "steps: .*'many'.*whole.yaml"),
@@ -100,6 +105,9 @@ def test_a_wrong_word_is_named_with_the_remedy(path: Path, word: str, said: str)
 def test_a_wrong_key_in_the_file_is_named_as_well(path: Path) -> None:
     path.write_text("defaults: [schema, _self_]\noutt: x\n")
     with pytest.raises(ConfigError, match=r"'outt' in whole.yaml .* did you mean out"):
+        load(path)
+    path.write_text("defaults: [schema, _self_]\nnaming: 3\n")
+    with pytest.raises(ConfigError, match=r"^naming holds steps, mixture: .* in whole.yaml"):
         load(path)
     path.write_text("defaults: [schema, _self_]\nout: [x\n")
     with pytest.raises(ConfigError, match=r"whole\.yaml"):
