@@ -11,7 +11,7 @@ import pytest
 
 from eval.benchmarks import load_benchmark
 from eval.evaluate import Asked, Asking, evaluate
-from eval.identity import question_identity
+from rl.identity import question_identity
 from eval.rows import EvalRow, read_rows
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
