@@ -151,7 +151,7 @@ def _run(args: argparse.Namespace) -> int:
     for reason, num in done.reasons.items():
         print(f"  {num:>6} {reason}")
     if done.spent:
-        print(done.spent)
+        print(f"spent by {done.spent}")
     if not done.num_kept:
         raise ConfigError(
             f"nothing passed the filter, so {ready.out} is empty; lower "

@@ -84,8 +84,9 @@ def prepare(
     """Everything that can be wrong is said here, before any work.
 
     ``force``: other transcripts in ``out`` are replaced. ``journal``: trajectories are kept beside
-    it as they end, and the same command goes on with them.
+    it as they end, and the same command goes on with them; without it nothing may be paid.
     """
+    assert journal or not policy.startswith(PREFIX), "what is paid for has to be kept"
     place = _place(out)
     working = folder_of(place) if journal else None
     goes_on = working is not None and (working / SETTINGS).is_file()

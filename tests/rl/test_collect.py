@@ -12,6 +12,7 @@ import yaml
 
 from rl.collect import CollectConfig, collect, main, prepare
 from rl.collection.prepare import Collection
+from rl.policy.sglang.config import EngineConfig
 from rl.questions.data import check_depth, load_questions, write_questions
 from rl.rewards import DEMO_RULE
 from rl.tabletop.dataset import Order, write_dataset
@@ -160,6 +161,18 @@ def test_a_policy_without_room_for_the_prompt_is_refused(
     config = CollectConfig(max_tokens=100, max_length=120, schema="any")
     with pytest.raises(ConfigError, match=r"needs .* places, max_tokens=100 .* max_length is 120"):
         prepare(str(tiny), data, tmp_path / "x.json", config)
+
+
+def test_engines_that_are_not_there_are_said_before_any_work(
+    data: Path, tiny: Path, tmp_path: Path
+) -> None:
+    engine = EngineConfig(environment="nowhere")
+    config = CollectConfig(policy="sglang", schema="any", engine=engine)
+    with pytest.raises(ConfigError, match="nowhere"):
+        prepare(str(tiny), data, tmp_path / "x.json", config)
+    served = CollectConfig(policy="sglang", schema="any", engine=EngineConfig(dtype="bfloat16"))
+    with pytest.raises(ConfigError, match=r"decided by dtype= here"):
+        prepare(str(tiny), data, tmp_path / "x.json", served)
 
 
 def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
