@@ -25,7 +25,8 @@ _NAME = re.compile(r"Where is the (\w+ \w+)\?")
 
 @dataclass
 class FaultyProvider:
-    """The running server and its log; faults follow from the seed and the request alone."""
+    """The running server and its log; which requests fail follows from seed and request, and the
+    ways to fail come in turns."""
 
     share: float
     seed: int
@@ -38,6 +39,7 @@ class FaultyProvider:
     """One whose question holds this gets a wrong one."""
     problems: list[str] = field(default_factory=list)
     _asked: Counter[str] = field(default_factory=Counter)
+    _num_faults: int = 0
 
     def fault(self, digest: str, question: str) -> str:
         """What this request suffers; empty where it is answered."""
@@ -48,7 +50,8 @@ class FaultyProvider:
         drawn = hashlib.sha256(f"{self.seed} {digest} {number}".encode()).digest()
         if int.from_bytes(drawn[:4], "big") / 2**32 >= self.share:
             return ""
-        return FAULTS[drawn[4] % len(FAULTS)]
+        self._num_faults += 1
+        return FAULTS[self._num_faults % len(FAULTS)]
 
 
 @contextmanager

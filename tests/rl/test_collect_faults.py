@@ -25,6 +25,8 @@ from tests.rl.faulty_provider import FAULTS, FaultyProvider, faulty_provider
 from tests.rl.provider_rules import KEY
 
 NUM = 20
+TRIES = 2
+"""Of a sample, by default."""
 TOOLS = {"host": "local", "replies": "compact", "roborefer": {"backend": "light"}}
 DOOMED, MISTAKEN = "(doomed)", "(mistaken)"
 
@@ -48,7 +50,7 @@ def command(server: FaultyProvider, folder: Path, out: str) -> subprocess.Popen[
     words = [
         "api:toy", str(folder / "q.parquet"), str(folder / out), f"base_url={server.url}",
         "key_variable=TEST_KEY", f"tools={folder / 'tools.yaml'}", "api.prices=[2.5,1.25,10]",
-        "api.timeout_s=0.6", "api.backoff_s=0.02", "api.retries=3", "width=5", "temperature=0",
+        "api.timeout_s=1", "api.backoff_s=0.02", "api.retries=3", "width=5", "temperature=0",
         "max_failure_share=0.2",
     ]  # fmt: skip
     return subprocess.Popen(
@@ -71,17 +73,21 @@ def test_nothing_that_ended_is_paid_twice(folder: Path) -> None:
     with faulty_provider(0.2, seed=4) as server:
         server.doomed, server.mistaken = DOOMED, MISTAKEN
         killed = command(server, folder, "killed.json")
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while len(lines(working / "trajectories.jsonl")) < NUM // 3:
             assert time.monotonic() < until and killed.poll() is None, killed.communicate()[1]
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
-        ended = {line["question"] for line in lines(working / "trajectories.jsonl")}
+        tries = lines(working / "trajectories.jsonl")
+        # A first try that broke is no end yet.
+        broken = Counter(line["question"] for line in tries if line["failure"])
+        ended = {line["question"] for line in tries if not line["failure"]}
+        ended |= {question for question, num in broken.items() if num == TRIES}
         paid = {
             line["digest"] for line in lines(working / "replies.jsonl") if line["bill"]["is_answer"]
         }
-        assert NUM // 3 <= len(ended) < NUM and not (folder / "killed.json").exists()
+        assert NUM // 3 - 1 <= len(ended) < NUM and not (folder / "killed.json").exists()
         before = len(server.log)
         told, said = command(server, folder, "killed.json").communicate()
         again = server.log[before:]
@@ -119,7 +125,7 @@ def check_ends(working: Path) -> None:
     scored = Counter(line["question"] for line in trajectories if not line["failure"])
     assert scored == {f"q/{number}": 1 for number in range(NUM) if number != 3}
     tries = Counter(line["question"] for line in trajectories if line["failure"])
-    assert tries.pop("q/3") == 2 and all(num == 1 for num in tries.values())
+    assert tries.pop("q/3") == TRIES and all(num == 1 for num in tries.values())
 
 
 def check_accounts(working: Path, server: FaultyProvider, told: str) -> None:
