@@ -38,6 +38,8 @@ class FaultyProvider:
     mistaken: str = ""
     """One whose question holds this gets a wrong one."""
     problems: list[str] = field(default_factory=list)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set at the end, so that no request hangs on."""
     _asked: Counter[str] = field(default_factory=Counter)
     _num_faults: int = 0
 
@@ -58,7 +60,7 @@ class FaultyProvider:
 def faulty_provider(share: float, seed: int) -> Iterator[FaultyProvider]:
     """The server under ``http://127.0.0.1:PORT/v1``; at the end no request may have been wrong."""
     running = FaultyProvider(share=share, seed=seed)
-    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    loop, ready = asyncio.new_event_loop(), threading.Event()
 
     async def serve() -> None:
         app = web.Application(client_max_size=64 << 20)
@@ -68,7 +70,7 @@ def faulty_provider(share: float, seed: int) -> Iterator[FaultyProvider]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         running.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         ready.set()
-        await stop.wait()
+        await running.stop.wait()
         await runner.cleanup()
 
     def work() -> None:
@@ -82,7 +84,7 @@ def faulty_provider(share: float, seed: int) -> Iterator[FaultyProvider]:
         yield running
         assert not running.problems, running.problems
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(running.stop.set)
         thread.join(10)
 
 
@@ -112,9 +114,10 @@ async def _answer(running: FaultyProvider, request: web.Request) -> web.Response
         case "truncated":
             return web.Response(text=text[: len(text) // 2])
         case "hang":
-            await asyncio.sleep(3600)
-    assert request.transport is not None
-    request.transport.close()
+            await running.stop.wait()
+    # Gone where the client gave up first.
+    if request.transport is not None:
+        request.transport.close()
     return web.Response()
 
 
