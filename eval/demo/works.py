@@ -321,7 +321,8 @@ def _point_words(settings: DemoSettings) -> list[str]:
 
 
 def _collect(policy: str, data: Path, out: Path, config: CollectConfig) -> None:
-    done = collect(prepare(policy, data, out, config, force=True))
+    # A work is done again as a whole, so nothing is kept for going on.
+    done = collect(prepare(policy, data, out, config, force=True, journal=False))
     counts = out.with_suffix(".counts")
     counts.write_text(json.dumps(asdict(done)))
 
