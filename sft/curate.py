@@ -19,7 +19,7 @@ from sft.config import help_text, load_config
 from sft.curation.config import CurateConfig
 from sft.curation.contamination import read_lists
 from sft.curation.page import page
-from sft.curation.statistics import as_text, statistics, table
+from sft.curation.statistics import Ruler, as_text, statistics, table
 from sft.curation.steps import Curated, curate
 from sft.curation.traces import Trace, read_traces
 from sft.run_dir import check_writable, draft_file
@@ -139,9 +139,10 @@ def _run(args: argparse.Namespace) -> int:
     out = args.out.parent.resolve() / args.out.name
     check_out(out, files, force=args.force or args.dry_run)
     lists = read_lists(config.contamination.lists)
+    ruler = Ruler.of(config.page.tokenizer)
     read = read_files(files)
     curated = curate([trace for rows in read.values() for trace in rows], config, lists)
-    figures = statistics(read, curated, lists, config)
+    figures = statistics(read, curated, lists, config, ruler)
     print(table(figures))
     if not curated.rows:
         raise ConfigError(f"no row is left for {args.out}, nothing was written; drop fewer rules")

@@ -168,7 +168,8 @@ def _answers(figures: Mapping[str, Any]) -> str:
 def _chains(figures: Mapping[str, Any]) -> str:
     chains, total = figures["chains"], max(1, figures["rows"]["written"])
     body = "".join(
-        f'<tr><th><code>{breakable(chain)}</code></th><td class="n">{rows:,} · {rows / total:.0%}</td>'
+        f"<tr><th><code>{breakable(chain)}</code></th>"
+        f'<td class="n">{rows:,} · {rows / total:.0%}</td>'
         f'<td class="bar">{_bar(rows / total)}</td></tr>'
         for chain, rows in list(chains.items())[:_SHOWN_CHAINS]
     )

@@ -85,7 +85,7 @@ def _picture(trace: Trace) -> str:
     drawn.save(kept, "JPEG", quality=80)
     uri = base64.b64encode(kept.getvalue()).decode()
     size = f'width="{drawn.width}" height="{drawn.height}"'
-    return f'<img alt="" loading="lazy" {size} src="data:image/jpeg;base64,{uri}">'
+    return f'<img alt="" {size} src="data:image/jpeg;base64,{uri}">'
 
 
 def _ring(picture: Image.Image, place: Place, radius: float) -> None:

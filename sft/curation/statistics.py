@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,30 @@ FORMAT = "spacetools-curation-1"
 _BINS = 12
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ruler:
+    """What texts are measured in."""
+
+    unit: str
+    length: Callable[[str], int]
+
+    @classmethod
+    def of(cls, tokenizer: str) -> Ruler:
+        """Tokens of a checkpoint folder, ConfigError where it has none; characters without one."""
+        if not tokenizer:
+            return cls(unit="characters", length=len)
+        from sft.render import Renderer
+
+        renderer = Renderer.load(tokenizer)
+        return cls(unit="tokens", length=lambda text: len(renderer.encode(text)))
+
+
 def statistics(
     read: Mapping[str, Sequence[Trace]],
     curated: Curated,
     lists: Sequence[HashList],
     config: CurateConfig,
+    ruler: Ruler,
 ) -> dict[str, Any]:
     """Plain data; the same rows and config give the same. ``read``: rows by file."""
     rows = curated.rows
@@ -58,7 +77,7 @@ def statistics(
         "sources": _counted(trace.source for trace in rows),
         "tasks": _counted(trace.task for trace in rows),
         "chains": _counted(trace.chain for trace in rows),
-        "lengths": lengths(rows, config.page.tokenizer),
+        "lengths": lengths(rows, ruler),
     }
 
 
@@ -67,25 +86,15 @@ def _counted(words: Any) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0])))
 
 
-def lengths(rows: Sequence[Trace], tokenizer: str) -> dict[str, Json]:
-    """Turns of the assistant, calls, and the text of all turns in characters or tokens."""
+def lengths(rows: Sequence[Trace], ruler: Ruler) -> dict[str, Json]:
+    """Turns of the assistant, calls, and the text of all turns."""
     if not rows:
         return {}
-    unit, measure = _measure(tokenizer)
     return {
         "turns": _spread([len(trace.turns) for trace in rows]),
         "calls": _spread([len(trace.calls) for trace in rows]),
-        unit: _spread([measure(trace) for trace in rows]),
+        ruler.unit: _spread([sum(map(ruler.length, trace.texts())) for trace in rows]),
     }
-
-
-def _measure(tokenizer: str) -> tuple[str, Callable[[Trace], int]]:
-    if not tokenizer:
-        return "characters", lambda trace: sum(map(len, trace.texts()))
-    from sft.render import Renderer
-
-    renderer = Renderer.load(tokenizer)
-    return "tokens", lambda trace: sum(len(renderer.encode(text)) for text in trace.texts())
 
 
 def _spread(numbers: Sequence[int]) -> dict[str, Json]:
