@@ -92,7 +92,23 @@ def test_lengths_are_counted_in_tokens_where_there_is_a_tokenizer(
     figures = json.loads(written(tmp_path)["stats"])
     lengths = figures["lengths"]
     assert [*lengths] == ["turns", "calls", "tokens"] and lengths["tokens"]["least"] > 0
-    assert all(sum(bin[2] for bin in one["histogram"]) == 9 for one in lengths.values())
+    assert all(sum(each[2] for each in one["histogram"]) == 9 for one in lengths.values())
+
+
+def test_queries_are_rewritten_before_rows_are_cleaned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = "Show one point in the free space left of the red cube."
+    traces = write_rows(tmp_path, row(Spoken(question=asked, answer="[(0.21, 0.55)]")))
+    words = [str(traces), "--out", str(tmp_path / "set.json")]
+    assert main(words) == 2
+    assert "no row is left" in capsys.readouterr().err
+    # As docs/CURATION.md writes it, after the shell.
+    assert main([*words, r'rewrite.phrase="one point in the (free space [^.]*)\."']) == 0
+    assert "query of 1 rows: rewritten" in capsys.readouterr().out
+    (kept,) = json.loads((tmp_path / "set.json").read_text())
+    assert kept["calls"][0]["arguments"]["obj_name"] == "free space left of the red cube"
+    assert "query rewritten" in (tmp_path / "set.html").read_text()
 
 
 def test_nothing_is_overwritten_unasked_and_a_dry_run_writes_nothing(
