@@ -13,6 +13,7 @@ from sft.curation.cleaning import (
     measured_at,
     missing,
     needless_call,
+    told_places,
     unused_variable,
 )
 from sft.curation.config import CleanConfig
@@ -27,12 +28,16 @@ _POINT = re.compile(r"\W*\d+(?:\.\d+)?\s*,\s*\d+(?:\.\d+)?\W*")
 
 
 def guess(trace: Trace, config: CleanConfig) -> Verdict:
-    """An answer with all coordinates on the grid, while no tool said a point near any of them."""
+    """An answer with all coordinates on the grid, while no tool said a point near any of them.
+
+    A reply that repeats the point that its call was given says nothing.
+    """
     answered = pairs(trace.answer or "")
     if not answered or not on_grid(answered, config.grid):
         return FINE
-    told = [one for turn in trace.replies for reply in turn for one in pairs(reply)]
-    told += [point for call in trace.calls for point in call.points]
+    told = [place for call in trace.calls for place in (*told_places(call), *call.points)]
+    if any(call.reply is None for call in trace.calls):
+        told += [one for turn in trace.replies for reply in turn for one in pairs(reply)]
     if any(near(one, point, config.tolerance) for one in answered for point in told):
         return FINE
     return Verdict(reason=f"{trace.answer} lies on a grid of {config.grid:g}, and no tool said so")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from sft.curation.config import CleanConfig
-from sft.curation.traces import CallRecord, Trace, near, pairs
+from sft.curation.traces import CallRecord, Place, Trace, near, pairs
 
 _DECIMAL = re.compile(r"\d+\.\d+")
 _ROUNDING = 0.0051
@@ -135,11 +135,17 @@ def _is_evidence(trace: Trace, number: int, config: CleanConfig) -> bool:
     call, answered = trace.calls[number], pairs(trace.answer or "")
     if call.reply is None or "<image>" in call.reply:
         return True
-    given = _numbers(json.dumps(call.arguments))
-    shown = [one for one in pairs(call.reply) if not all(_among(each, given) for each in one)]
+    shown = told_places(call)
     if not answered:
         return bool(shown)
     return any(near(one, point, config.tolerance) for one in answered for point in shown)
+
+
+def told_places(call: CallRecord) -> list[Place]:
+    """Pairs of a reply that are no echo of what the call was given."""
+    given = _numbers(json.dumps(call.arguments))
+    found = pairs(call.reply or "")
+    return [one for one in found if not all(_among(each, given) for each in one)]
 
 
 def measured_at(trace: Trace, number: int) -> bool:

@@ -35,6 +35,12 @@ BOX = Said(
     variables=("obb_corners_2d",),
 )
 
+ECHO = Said(
+    "vision_ops.index_at",
+    {"data": "$segmentation_mask", "u": 0.35, "v": 0.6},
+    "Pixel value at (0.350, 0.600) is True",
+)
+
 
 def read_depth(*extra: Said, **more: str) -> Spoken:
     calls = [CUBE, depth(), *extra, index(0.43, 0.57, 0.51)]
@@ -65,6 +71,8 @@ BAD: dict[str, list[Row]] = {
     ],
     "guess": [
         row(pointed("[(0.35, 0.60)]", depth(), index(0.2, 0.2, 0.51))),
+        # The reply only repeats what the model guessed.
+        row(pointed("[(0.35, 0.60)]", ECHO)),
         without_fields(row(pointed("[(0.5, 0.5)]"))),
     ],
     "override": [
