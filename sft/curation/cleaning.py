@@ -149,10 +149,10 @@ def told_places(call: CallRecord) -> list[Place]:
 
 
 def measured_at(trace: Trace, number: int) -> bool:
-    """Whether a later call that does not point was given one of the call's points."""
+    """Whether a later call was given one of the call's points."""
     for later in trace.calls[number + 1 :]:
         given = _numbers(json.dumps(later.arguments))
-        for point in () if later.points else trace.calls[number].points:
+        for point in trace.calls[number].points:
             if all(_among(each, given) for each in point):
                 return True
     return False

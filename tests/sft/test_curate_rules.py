@@ -35,6 +35,9 @@ BOX = Said(
     variables=("obb_corners_2d",),
 )
 
+OTHER_DEPTH = Said(
+    "depth_estimator.estimate_depth", {"image_index": 1}, "$depth_map", variables=("depth_map",)
+)
 ECHO = Said(
     "vision_ops.index_at",
     {"data": "$segmentation_mask", "u": 0.35, "v": 0.6},
@@ -67,6 +70,8 @@ BAD: dict[str, list[Row]] = {
     "unused_variable": [
         row(pointed("[(0.43, 0.57)]", CUBE, depth())),
         row(yes(CUBE, BALL, segment(0.43, 0.57))),
+        # Another picture's map replaced the first one before it was read.
+        row(read_depth(OTHER_DEPTH)),
         without_fields(row(pointed("[(0.43, 0.57)]", CUBE, depth()))),
     ],
     "guess": [
@@ -179,6 +184,13 @@ def test_rows_that_recover_are_kept_where_asked(tmp_path: Path) -> None:
     rows = traces(tmp_path, recovers, never)
     assert clean(rows, CleanConfig(keep_recovered=True), Ledger()) == rows[:1]
     assert clean(rows, CleanConfig(), Ledger()) == []
+
+
+def test_a_short_target_is_not_looked_for(tmp_path: Path) -> None:
+    look = detect("red cube", (0.43, 0.57), thought="Yes, first the cube.")
+    (trace,) = traces(tmp_path, row(yes(look), ground_truth="Yes"))
+    verdict = RULES["leak"](trace, CleanConfig())
+    assert not verdict.reason and "too short" in verdict.unchecked
 
 
 def test_a_call_that_cannot_be_read_is_a_failed_one(tmp_path: Path) -> None:

@@ -69,9 +69,11 @@ def test_near_pictures_are_duplicates_where_asked(tmp_path: Path) -> None:
             tmp_path / f"{name}.png"
         )
     images = ("1.png", "near.jpg", "2.png", "flat.png", "pale.png")
-    rows = traces(tmp_path, *(row(image=name) for name in images))
-    assert left(rows, DuplicateConfig(near_bits=5)) == [0, 2, 3, 4]
-    assert left(rows, DuplicateConfig()) == [0, 1, 2, 3, 4]
+    both = row(images=["1.png", "2.png"])
+    both["conversations"][0]["value"] = "<image>" + both["conversations"][0]["value"]
+    rows = traces(tmp_path, *(row(image=name) for name in images), both)
+    assert left(rows, DuplicateConfig(near_bits=5)) == [0, 2, 3, 4, 5]
+    assert left(rows, DuplicateConfig()) == [0, 1, 2, 3, 4, 5]
 
 
 # ---- contamination --------------------------------------------------------------------------
@@ -245,6 +247,8 @@ def test_fewer_rows_keep_their_answers_shares(tmp_path: Path) -> None:
     kept = mix(rows, {"teacher": 2, "distilled": 1}, False, 4, Ledger())
     of_teacher = Counter(answer_word(trace) for trace in kept if trace.source == "teacher")
     assert of_teacher == {"yes": 4, "no": 4}
+    others = [mix(rows, {"teacher": 2, "distilled": 1}, False, seed, Ledger()) for seed in range(5)]
+    assert any(other != kept for other in others)
 
 
 def test_a_source_without_rows_is_an_error(tmp_path: Path) -> None:
