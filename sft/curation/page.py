@@ -22,6 +22,7 @@ def page(name: str, curated: Curated, figures: Mapping[str, Any], config: Curate
     parts = [
         _top(name, figures),
         _steps(figures),
+        _queries(figures),
         _unchecked(figures),
         _contamination(figures),
         _answers(figures),
@@ -89,18 +90,23 @@ def _steps(figures: Mapping[str, Any]) -> str:
                     f'<td class="n">−{one["rows"]:,}</td>'
                     f'<td class="bar">{_bar(one["rows"] / total)}</td></tr>'
                 )
-    rewriting = "".join(
-        f"<tr><th>{escape(why)}</th><td class='n'>{rows:,}</td></tr>"
-        for why, rows in figures["rewriting"].items()
-    )
-    if rewriting:
-        rewriting = "<h3>Queries</h3>" + _table(
-            '<th>what became of them</th><th class="n">rows</th>', rewriting
-        )
     return (
         '<h2>What stayed</h2><p class="intro">Rows after each step, and why rows were dropped.</p>'
         + _table('<th>step</th><th class="n">rows</th><th></th>', body)
-        + rewriting
+    )
+
+
+def _queries(figures: Mapping[str, Any]) -> str:
+    if not figures["rewriting"]:
+        return ""
+    body = "".join(
+        f'<tr><th>{escape(why)}</th><td class="n">{rows:,}</td></tr>'
+        for why, rows in figures["rewriting"].items()
+    )
+    return (
+        '<h2>Queries</h2><p class="intro">Rows whose query was rewritten as the place that the '
+        "question asks for, and why others stayed as they are.</p>"
+        + _table('<th>what became of them</th><th class="n">rows</th>', body)
     )
 
 
