@@ -169,7 +169,9 @@ def test_shares_are_held_by_taking_rows_away(counts: dict[str, int], more: float
     assert all(number <= share * total + 1e-6 for number in targets.values())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12, deadline=None
+)
 @given(
     words=st.lists(st.sampled_from(["Yes", "No"]), min_size=2, max_size=20),
     share=st.floats(0.5, 1.0),
