@@ -36,48 +36,42 @@ about 0.01 through kernels alone; a tensor in the wrong place by 1 and more."""
 
 
 def engine_of(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
-    """``transformers`` in this process, on its device, or ``sglang`` as servers of their own."""
-    if config.policy == "sglang":
-        from rl.policy.sglang.policy import SglangPolicy
+    """What ``config.policy`` names."""
+    return _ENGINES[config.policy](config, weights, renderer)
 
-        engine = with_limits(
-            config.engine, width=config.width, max_length=config.max_length, lora=config.lora
-        )
-        logs = engine.logs or str(Path(config.out) / "engine")
-        return SglangPolicy(replace(engine, logs=logs), renderer, weights.source)
+
+def _transformers(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
+    """In this process, on the learner's device."""
     from rl.policy.transformers import TransformersPolicy
 
+    limits = config.rollout
     return TransformersPolicy(
-        weights.model, renderer, num_slots=config.width, max_length=config.max_length
+        weights.model, renderer, num_slots=limits.width, max_length=limits.max_length
     )
 
 
-def kv_tokens_of(config: RLConfig, policy: LearningPolicy) -> int:
-    """Places that trajectories in flight may take: the config's, else what the engines hold."""
-    if config.kv_tokens or config.policy == "transformers":
-        return config.kv_tokens
+def _sglang(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPolicy:
+    """Servers of their own."""
     from rl.policy.sglang.policy import SglangPolicy
 
-    return policy.fleet.kv_tokens if isinstance(policy, SglangPolicy) else 0
+    limits = config.rollout
+    engine = with_limits(
+        config.engine, width=limits.width, max_length=limits.max_length, lora=config.learner.lora
+    )
+    logs = engine.logs or str(Path(config.out) / "engine")
+    return SglangPolicy(replace(engine, logs=logs), renderer, weights.source)
 
 
-async def lend_memory(policy: LearningPolicy) -> None:
-    """Before an update of the learner: an engine on its device sleeps until it gets new weights."""
-    from rl.policy.sglang.policy import SglangPolicy
-
-    if isinstance(policy, SglangPolicy) and policy.config.colocated:
-        await policy.sleep()
+_ENGINES: dict[str, Engine] = {"transformers": _transformers, "sglang": _sglang}
 
 
 async def check_first_sync(policy: LearningPolicy, update: PolicyUpdate) -> float:
     """Mean |difference| between engine's and learner's log-probs of one answer about a picture.
 
     ToolFailure where it is above the bound: the engine has other weights, or computes otherwise.
-    Nothing is asked of a policy in this process, and 0 returned: it holds the learner's tensors.
+    Nothing is asked of a policy that samples with the learner's own tensors, and 0 returned.
     """
-    from rl.policy.sglang.policy import SglangPolicy
-
-    if not isinstance(policy, SglangPolicy):
+    if not policy.dtype:
         return 0.0
     learner = update.learner
     renderer = learner.renderer
@@ -87,7 +81,7 @@ async def check_first_sync(policy: LearningPolicy, update: PolicyUpdate) -> floa
     if said.failure:
         raise ToolFailure("engine_probe", f"the engine answered no first question: {said.failure}")
     difference = _difference(said, update)
-    dtypes = {policy.config.dtype, str(learner.model.dtype).removeprefix("torch.")}
+    dtypes = {policy.dtype, str(learner.model.dtype).removeprefix("torch.")}
     bound = max(BOUNDS[each] for each in dtypes)
     # Written so that no number (nan) is no agreement.
     if not difference <= bound:

@@ -18,15 +18,11 @@ from pathlib import Path
 from sft.checkpoint import check_schema, resolve_checkpoint, schema_record
 from sft.config import (
     DTYPES,
-    FREEZE,
-    SCHEMA_POLICIES,
-    LoraConfig,
-    OptimConfig,
-    ShardConfig,
+    LearnerConfig,
+    ShowConfig,
     ToolsConfig,
     check_choice,
     check_device,
-    check_learner,
     check_not_negative,
     check_out,
     check_positive,
@@ -73,33 +69,22 @@ class SFTConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     data: DataConfig = field(default_factory=DataConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
-    schema: str = "same"
-    """``any`` accepts a checkpoint that was trained with another tool schema."""
     steps: int = 100
     seed: int = 1
-    frozen: str = "vision"
-    """``vision`` freezes the tower, ``none`` trains everything."""
-    max_tokens: int = 4096
-    """Places of one micro-batch."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    shard: ShardConfig = field(default_factory=ShardConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     save_every: int = 100
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1
     """CPU threads; on small models a second one costs more than it brings."""
-    tensorboard: bool = True
-    track: list[str] = field(default_factory=list)
-    """Services that get the figures too: ``wandb``, ``trackio``."""
+    show: ShowConfig = field(default_factory=ShowConfig)
 
     def __post_init__(self) -> None:
-        check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
+        check_choice(self, dtype=DTYPES)
         check_trained_dtype(self.dtype)
-        check_positive(self, "steps", "save_every", "max_tokens", "threads")
+        check_positive(self, "steps", "save_every", "threads")
         check_not_negative(self, "seed")
-        check_learner(self.optim, self.frozen, self.shard, self.lora)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,11 +104,11 @@ def prepare(config: SFTConfig) -> Plan:
     """Everything that can be wrong in a config is said here."""
     check_out(config.out)
     check_device(config.device)
-    check_launch(config.shard.zero)
-    check_trackers(config.track)
+    check_launch(config.learner.shard.zero)
+    check_trackers(config.show.track)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     folder = resolve_checkpoint(config.model)
-    warning = check_schema(folder, tools.schema_hash, config.schema)
+    warning = check_schema(folder, tools.schema_hash, config.tools.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     data = _load_data(config)
@@ -138,9 +123,9 @@ def prepare(config: SFTConfig) -> Plan:
 def train(config: SFTConfig) -> Path:
     """Run to the end; returns the folder of the final checkpoint."""
     plan = prepare(config)
-    if config.shard.zero:
+    if config.learner.shard.zero:
         join_ranks(config.device)
-    run = RankedRun(config.out, tensorboard=config.tensorboard, track=config.track)
+    run = RankedRun(config.out, tensorboard=config.show.tensorboard, track=config.show.track)
     try:
         run.save_config(to_yaml(config))
         run.write(DATA_FILE, json.dumps(plan.data.record()))
@@ -160,7 +145,7 @@ class _Training:
         from sft.learner import Learner
         from sft.model import load_model
 
-        config = plan.config
+        config, options = plan.config, plan.config.learner
         self.plan, self.config, self.run_dir = plan, config, run
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -171,12 +156,12 @@ class _Training:
                 device=own_device(config.device),
             ),
             Renderer.load(plan.folder),
-            config.optim,
-            frozen=config.frozen,
+            options.optim,
+            frozen=options.frozen,
             total_steps=plan.steps,
-            max_tokens=config.max_tokens,
-            shard=config.shard,
-            lora=config.lora,
+            max_tokens=options.micro_tokens,
+            shard=options.shard,
+            lora=options.lora,
         )
         self.started = time.monotonic()
 
@@ -226,7 +211,9 @@ class _Training:
 
     def _own(self, samples: list[TrainingSample]) -> list[TrainingSample]:
         """What this rank learns from."""
-        return own_share(samples, self.learner.renderer) if self.config.shard.zero else samples
+        return (
+            own_share(samples, self.learner.renderer) if self.config.learner.shard.zero else samples
+        )
 
     def _end(self) -> int:
         return self.learner.schedule_begin + self.learner.total_steps

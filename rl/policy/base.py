@@ -37,7 +37,10 @@ class Prompt:
 class Policy(Protocol):
     """Anything that can play: a model in this process, a server, a script, a remote teacher."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Of the weights that it samples with."""
+        ...
 
     async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
         """The next turn; PolicyFailure ends the trajectory as ``tool_failure``."""
@@ -82,6 +85,20 @@ class LearningPolicy(Policy, Protocol):
 
         PolicyFailure where nothing took them.
         """
+        ...
+
+    async def lend_memory(self) -> None:
+        """Before an update of the learner: what is on its device sleeps until it gets weights."""
+        ...
+
+    @property
+    def kv_tokens(self) -> int:
+        """Places that its cache says it holds; 0 where only their number limits trajectories."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights that it holds itself; empty where it samples with the learner's."""
         ...
 
     def figures(self) -> dict[str, float]:

@@ -67,7 +67,7 @@ class Decoder:
         freq = torch.cat((freq, freq), dim=-1)
         return freq.cos().to(self.embed.dtype), freq.sin().to(self.embed.dtype)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefill(self, slot: int, start: int, embeds_ND: Tensor, positions_3N: Tensor) -> Tensor:
         """Append N tokens to one slot; returns the last token's logits, shape (vocabulary,)."""
         num = embeds_ND.shape[0]
@@ -89,7 +89,7 @@ class Decoder:
             x = self._finish(layer, x, attended.reshape(num, -1))
         return self._logits(x[-1:])[0]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self, tile: int, tokens: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
         """One token for each row of a tile; returns logits, shape (TILE, vocabulary).
 

@@ -72,6 +72,17 @@ class PacedWriter:
         """Nothing of a script depends on weights; it counts them."""
         self.version = version
 
+    async def lend_memory(self) -> None:
+        pass
+
+    @property
+    def kv_tokens(self) -> int:
+        return 0
+
+    @property
+    def dtype(self) -> str:
+        return ""
+
     def figures(self) -> dict[str, float]:
         return {}
 

@@ -25,8 +25,9 @@ from sft.render import Renderer
 from toolshed.errors import ConfigError
 from toolshed.types import ToolImage
 
-_FED_AT_MOST = 32
-"""New tokens up to this many ride in the decode batch."""
+_FED_AT_MOST = 8
+"""New tokens up to this many ride in the decode batch. A prefill costs as much as some 15 of them
+in a full tile and 8 in one half empty."""
 _GATHER_S = 0.008
 """How long a step waits for the next row while many rows are at their tools; see ``_gather``."""
 _GATHER_AT_MOST_S = 0.1
@@ -135,6 +136,17 @@ class TransformersPolicy:
 
     async def update_weights(self, weights: Weights, version: int) -> None:
         self.load(weights.model, version)
+
+    async def lend_memory(self) -> None:
+        pass
+
+    @property
+    def kv_tokens(self) -> int:
+        return 0
+
+    @property
+    def dtype(self) -> str:
+        return ""
 
     def figures(self) -> dict[str, float]:
         return {}
@@ -256,6 +268,8 @@ class TransformersPolicy:
             working = self._working()
             if not working:
                 return
+            if self._compact():
+                working = self._working()
             self._step(working)
             self._finish_rows()
             await asyncio.sleep(0)
@@ -274,6 +288,22 @@ class TransformersPolicy:
                 self._arrival = loop.create_future()
                 await asyncio.wait([self._arrival], timeout=_GATHER_S)
         self._has_arrived = False
+
+    def _compact(self) -> bool:
+        """Rows of the last tile move to free slots of the others where all find one; whether so.
+
+        A step of a tile costs the same whatever it holds, and a row's bits are those of any slot.
+        """
+        last = max(self._rows) // TILE * TILE
+        leaving = sorted(slot for slot in self._rows if slot >= last)
+        if sum(slot < last for slot in self._free) < len(leaving):
+            return False
+        for slot in leaving:
+            row, new = self._rows.pop(slot), heapq.heappop(self._free)
+            self.decoder.fill_slot(new, self.decoder.copy_slot(slot, row.length))
+            self._rows[new], self._slot_of[row.trajectory] = row, new
+            heapq.heappush(self._free, slot)
+        return True
 
     def _working(self) -> dict[int, _Row]:
         return {s: row for s, row in self._rows.items() if row.done and not row.done.done()}
@@ -312,14 +342,16 @@ class TransformersPolicy:
         divisors = torch.tensor([t or 1.0 for t in temperatures], device=logits.device)
         logits = logits.float() / divisors[:, None]
         logits[:, list(self.renderer.banned_tokens)] = float("-inf")
-        logprobs = torch.log_softmax(logits, dim=-1).cpu().numpy()
-        for row, temperature, logprob in zip(rows, temperatures, logprobs, strict=True):
+        logprobs_RV = torch.log_softmax(logits, dim=-1).cpu().numpy()
+        masses_RV = np.exp(logprobs_RV.astype(np.float64)).cumsum(axis=1)
+        for row, temperature, logprob, mass in zip(
+            rows, temperatures, logprobs_RV, masses_RV, strict=True
+        ):
             if temperature == 0:
                 token = int(logprob.argmax())
             else:
                 assert row.rng is not None
-                mass = np.cumsum(np.exp(logprob.astype(np.float64)))
-                token = int(np.searchsorted(mass, row.rng.random() * mass[-1], side="right"))
+                token = int(mass.searchsorted(row.rng.random() * mass[-1], side="right"))
             row.sampled.append(token)
             row.logprobs.append(float(logprob[token]))
             row.pending = [token]

@@ -84,7 +84,7 @@ class _Counting(SglangPolicy):
 
     async def generate(self, prompt: Prompt, sampling: SamplingParams) -> Completion:
         if self.forgets:
-            await update_from_folder(self, self.checkpoint, self.version + 1)
+            await update_from_folder(self.fleet, self.checkpoint, self.version + 1)
         return await super().generate(prompt, sampling)
 
     def _request(self, *asked: Any) -> Any:
@@ -200,7 +200,7 @@ async def _played(
 
 
 async def _synced(policy: SglangPolicy, held: _Held) -> dict[str, float]:
-    sender = Broadcast(policy, "gloo")
+    sender = Broadcast(policy.fleet, "gloo")
     try:
         await sender.update(held, policy.version + 1)
     finally:

@@ -134,7 +134,7 @@ class Engines:
 
     def begin(self) -> SglangPolicy:
         """The policy, with the first checkpoint in its engine and its counters at zero."""
-        self.run(update_from_folder(self.policy, self.first, self.policy.version + 1))
+        self.run(update_from_folder(self.policy.fleet, self.first, self.policy.version + 1))
         self.policy.counts.clear()
         return self.policy
 

@@ -194,7 +194,7 @@ def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: 
     policy = engines.begin()
     before = policy.version
     held = Held(engines.second)
-    sender = Broadcast(policy, "gloo", bucket_bytes=1 << 20)
+    sender = Broadcast(policy.fleet, "gloo", bucket_bytes=1 << 20)
     prompts = [prompt_for(engines.renderer, f"{way}{i}") for i in range(8)]
     hot = SamplingParams(temperature=8.0, max_tokens=400)
 
@@ -204,7 +204,7 @@ def test_weights_change_while_requests_with_pictures_run(engines: Engines, way: 
         if way == "gloo":
             await sender.update(held, before + 1)
         else:
-            await update_from_folder(policy, engines.second, before + 1)
+            await update_from_folder(policy.fleet, engines.second, before + 1)
         return await asyncio.gather(*turns)
 
     try:
@@ -238,10 +238,10 @@ def test_a_tensor_that_the_engine_would_skip_is_an_error(engines: Engines) -> No
         "extra", torch.nn.Parameter(torch.zeros(2))
     )
     with pytest.raises(ConfigError, match=r"skip 1 tensors .*model\.layers\.0\.mlp\.extra first"):
-        engines.run(Broadcast(policy, "gloo").update(held, 9))
+        engines.run(Broadcast(policy.fleet, "gloo").update(held, 9))
     held = Held(engines.second, frozen="none")
     with pytest.raises(ConfigError, match=r"give engine\.trains_vision=true"):
-        engines.run(Broadcast(policy, "gloo").update(held, 9))
+        engines.run(Broadcast(policy.fleet, "gloo").update(held, 9))
 
 
 def test_every_tensor_of_the_engine_has_one_of_ours(engines: Engines) -> None:

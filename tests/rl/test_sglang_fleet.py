@@ -336,12 +336,11 @@ def test_tensors_are_gathered_and_copied_beside_the_event_loop_and_before_the_pa
     async def play() -> None:
         monkeypatch.setattr(tensor_sync, "_copied", copy)
         monkeypatch.setattr(fleet.servers[0], "post", take)
-        policy: Any = SimpleNamespace(fleet=fleet, version=0)
-        sync = Sync(policy)
+        sync = Sync(fleet)
         monkeypatch.setattr(sync._completeness, "check", take)
         held: Any = Held()
         await sync.update(held, 1)
-        assert policy.version == 1
+        assert fleet.version == 1
 
     asyncio.run(play())
     assert set(threads) == {"gathered", "copied"} and locked == [False]

@@ -18,6 +18,7 @@ from rl.config import RLConfig
 from rl.policy.sglang import ipc
 from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.ipc import IpcSync
+from rl.policy.sglang.memory import Memory
 from rl.policy.sglang.names import for_loader
 from rl.policy.sglang.server import arguments
 from rl.types import SamplingParams
@@ -52,7 +53,7 @@ def test_weights_arrive_by_handles_while_requests_run(engines: Engines) -> None:
     before = policy.version
     held = Held(engines.second)
     own = {name: tensor.data_ptr() for name, tensor in held.trained().items()}
-    sync = IpcSync(policy, bucket_bytes=1 << 20)
+    sync = IpcSync(policy.fleet, bucket_bytes=1 << 20)
     hot = SamplingParams(temperature=8.0, max_tokens=400)
 
     async def play() -> list[Any]:
@@ -72,19 +73,20 @@ def test_weights_arrive_by_handles_while_requests_run(engines: Engines) -> None:
 @pytest.mark.slow
 def test_what_ran_when_the_engine_fell_asleep_goes_on_when_it_wakes(engines: Engines) -> None:
     policy = engines.begin()
+    memory = Memory(policy.fleet)
     hot = SamplingParams(temperature=8.0, max_tokens=300)
 
     async def play() -> list[Any]:
         prompts = [prompt_for(engines.renderer, f"sleep{i}") for i in range(4)]
         turns = [asyncio.ensure_future(policy.generate(each, hot)) for each in prompts]
         await asyncio.sleep(0.6)
-        await policy.sleep()
-        await policy.sleep()
+        await memory.lend()
+        await memory.lend()
         done = sum(turn.done() for turn in turns)
         await asyncio.sleep(1.0)
         assert sum(turn.done() for turn in turns) == done < 4, "nobody is answered meanwhile"
-        await policy.wake()
-        await policy.wake()
+        await memory.take_back()
+        await memory.take_back()
         return await asyncio.gather(*turns)
 
     for each in engines.run(play()):

@@ -52,7 +52,7 @@ def test_work_goes_on_when_one_engine_is_killed_and_another_hangs(
         assert sorted(places) == [0, 0, 0, 1, 1, 1], "the least loaded first"
         again = [(await policy.fleet.server_for(each.trajectory)).number for each in prompts]
         assert again == places, "each keeps its own"
-        await update_from_folder(policy, tiny, 4)
+        await update_from_folder(policy.fleet, tiny, 4)
         turns = [asyncio.ensure_future(policy.generate(each, HOT)) for each in prompts]
         await asyncio.sleep(1.0)
         assert len(group_of(killed)) >= 3, "scheduler and detokeniser are in its group"

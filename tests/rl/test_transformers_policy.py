@@ -131,6 +131,28 @@ def test_a_trajectory_is_bit_for_bit_the_same_at_widths_1_to_16(tiny: Path) -> N
         assert other.logprobs == first.logprobs
 
 
+def test_a_trajectory_that_moves_to_another_tile_is_bit_for_bit_the_same(tiny: Path) -> None:
+    async def play(others: int) -> tuple[Conversation, int, int]:
+        policy = make_policy(tiny, num_slots=64)
+        brief = [Conversation(policy, str(i), i, "a") for i in range(1, others + 1)]
+        watched = Conversation(policy, "0", 0, "a")
+        few = SamplingParams(max_tokens=4)
+        await asyncio.gather(*(each.turn(few) for each in brief), watched.turn())
+        began = policy._slot_of["0"]
+        for each in brief:
+            policy.release(each.name)
+        watched.reply("a reply that is long enough to be read at once, as most of them are")
+        await watched.turn()
+        return watched, began, policy._slot_of["0"]
+
+    alone, began, ended = asyncio.run(play(0))
+    assert (began, ended) == (0, 0)
+    beside, began, ended = asyncio.run(play(40))
+    assert began >= 32 > ended
+    assert beside.rendering.token_ids == alone.rendering.token_ids
+    assert beside.logprobs == alone.logprobs
+
+
 def test_more_trajectories_than_slots_take_turns(tiny: Path) -> None:
     policy = make_policy(tiny, num_slots=2)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sft.config import OptimConfig, ToolsConfig
+from sft.config import LearnerConfig, OptimConfig, ShowConfig, ToolsConfig
 from sft.data import DataConfig, SourceConfig, to_sample
 from sft.render import Renderer
 from sft.run_dir import RunDir
@@ -178,8 +178,8 @@ def config(tiny: Path, tmp_path: Path, sources: list[SourceConfig]) -> SFTConfig
         data=data(tmp_path, mixture="a+b*2", batch=3, epochs=0.75, eval_rows=3, eval_every=2),
         tools=ToolsConfig(config="demo"),
         save_every=2,
-        optim=OptimConfig(lr=1e-3),
-        tensorboard=False,
+        learner=LearnerConfig(optim=OptimConfig(lr=1e-3)),
+        show=ShowConfig(tensorboard=False),
     )
 
 

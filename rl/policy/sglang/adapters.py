@@ -11,14 +11,13 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rl.policy.base import Weights
+from rl.policy.sglang.fleet import Adapter, Fleet
 from rl.policy.sglang.names import check_complete, loader_name
 from rl.policy.sglang.requests import Abort, LoadAdapter, UnloadAdapter
 from rl.policy.sglang.server import Server
@@ -26,29 +25,16 @@ from rl.policy.sglang.weights import ask_each, held_tensors
 from sft.config import LoraConfig
 from toolshed.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rl.policy.sglang.policy import SglangPolicy
-
 _KEPT = 2
 _SIDES = (".lora_A.default.weight", ".lora_B.default.weight")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Adapter:
-    """The adapters of one version."""
-
-    name: str
-    """That engines know."""
-    folder: Path
-    version: int
 
 
 class AdapterSync:
     """A ``Sync`` of what a learner with adapters trains; the base stays as engines loaded it."""
 
-    def __init__(self, policy: SglangPolicy, lora: LoraConfig, folder: Path) -> None:
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
         """``folder`` is this object's own: what another run left there is deleted."""
-        self.policy, self.lora, self.folder = policy, lora, folder
+        self.fleet, self.folder = fleet, folder
         self.num_bytes = 0
         """Of the adapters that were sent last, once for all engines."""
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,12 +50,12 @@ class AdapterSync:
         """
         # In threads, so that rollouts go on meanwhile.
         tensors = await asyncio.to_thread(weights.trained)
-        fleet = self.policy.fleet
+        fleet = self.fleet
         # A repeated update of a version has a name of its own, too: some engines know the first.
         self._num_made += 1
         name = f"version_{version:06d}_{self._num_made}"
         new = Adapter(name=name, folder=self.folder / name, version=version)
-        await asyncio.to_thread(write_adapters, tensors, self.lora, new.folder)
+        await asyncio.to_thread(write_adapters, tensors, fleet.config.lora, new.folder)
         self.num_bytes = sum(each.nbytes for each in tensors.values())
         async with fleet.updating:
             fleet.num_updates += 1
@@ -81,7 +67,7 @@ class AdapterSync:
                 await _load(server, new)
 
             await ask_each(fleet, load, fleet.usable)
-            self.policy.adapter, self.policy.version = new, version
+            fleet.adapter, fleet.version = new, version
             await ask_each(fleet, lambda each: each.post(Abort(abort_all=True)), fleet.usable)
             while len(self._kept) > _KEPT:
                 await self._drop(self._kept.pop(0))
@@ -97,7 +83,7 @@ class AdapterSync:
 
     async def _drop(self, old: Adapter) -> None:
         request = UnloadAdapter(lora_name=old.name)
-        await ask_each(self.policy.fleet, lambda each: each.post(request), self.policy.fleet.usable)
+        await ask_each(self.fleet, lambda each: each.post(request), self.fleet.usable)
         shutil.rmtree(old.folder, ignore_errors=True)
 
     async def _check(self, tensors: Mapping[str, Tensor], server: Server) -> None:

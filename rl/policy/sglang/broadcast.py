@@ -7,7 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,9 +19,6 @@ from rl.policy.sglang.server import EngineLost, Server, free_port
 from rl.policy.sglang.tensor_sync import BUCKET_BYTES, TensorSync
 from rl.policy.sglang.weights import ask_each
 
-if TYPE_CHECKING:
-    from rl.policy.sglang.policy import SglangPolicy
-
 _JOIN_S = 60.0
 """For all engines to join, and for one bucket; they are alive and near."""
 
@@ -31,13 +28,13 @@ class Broadcast(TensorSync):
 
     def __init__(
         self,
-        policy: SglangPolicy,
+        fleet: Fleet,
         backend: Literal["gloo", "nccl"],
         *,
         host: str = "127.0.0.1",
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
-        super().__init__(policy, bucket_bytes)
+        super().__init__(fleet, bucket_bytes)
         self.backend, self.host = backend, host
         self._group: _Group | None = None
 
@@ -45,7 +42,7 @@ class Broadcast(TensorSync):
         """Leave the group, engines first."""
         group, self._group = self._group, None
         if group is not None:
-            await group.leave(self.policy.fleet.usable)
+            await group.leave(self.fleet.usable)
 
     @contextlib.asynccontextmanager
     async def _link(self, servers: Sequence[Server], *, lasting: bool) -> AsyncIterator[_Group]:
@@ -62,8 +59,8 @@ class Broadcast(TensorSync):
             await group.leave(servers)
 
     async def _join(self, servers: Sequence[Server]) -> _Group:
-        config = self.policy.config
-        group = _Group(self.policy.fleet, servers, self.backend, self.host, config.tensor_parallel)
+        config = self.fleet.config
+        group = _Group(self.fleet, servers, self.backend, self.host, config.tensor_parallel)
         await group.join()
         return group
 

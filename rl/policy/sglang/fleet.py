@@ -45,6 +45,16 @@ class Checkpoint:
     version: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adapter:
+    """The adapters of one version."""
+
+    name: str
+    """That engines know."""
+    folder: Path
+    version: int
+
+
 class Fleet:
     """All engines of a run."""
 
@@ -56,6 +66,10 @@ class Fleet:
         self.first = first
         self.checkpoint = checkpoint
         """The newest on disk; an engine that is started again loads it."""
+        self.version = checkpoint.version
+        """Of the newest weights, however they came."""
+        self.adapter: Adapter | None = None
+        """That samples, where adapters are synced alone."""
         self.catch_up: Callable[[Server], Awaitable[None]] = self.load_newest
         """Gives an engine that was started again what the others hold, before it is used."""
         self.servers = [

@@ -36,10 +36,10 @@ class IpcSync(TensorSync):
 
     @contextlib.asynccontextmanager
     async def _link(self, servers: Sequence[Server], *, lasting: bool) -> AsyncIterator[_Handles]:
-        device = self.policy.config.device
-        ranks = self.policy.config.tensor_parallel
+        device = self.fleet.config.device
+        ranks = self.fleet.config.tensor_parallel
         try:
-            yield _Handles(self.policy.fleet, servers, torch.device(device), ranks)
+            yield _Handles(self.fleet, servers, torch.device(device), ranks)
         finally:
             if device == "cuda":
                 # Engines let go of a bucket as they answer; only now is its memory ours again.

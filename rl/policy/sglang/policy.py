@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from rl.policy.base import PolicyFailure, Prompt, Weights
-from rl.policy.sglang.adapters import Adapter
 from rl.policy.sglang.config import EngineConfig
-from rl.policy.sglang.fleet import Checkpoint, Fleet
+from rl.policy.sglang.fleet import Adapter, Checkpoint, Fleet
 from rl.policy.sglang.memory import Memory
 from rl.policy.sglang.pictures import PictureStore
 from rl.policy.sglang.replies import Piece, read_piece
@@ -79,21 +78,22 @@ class SglangPolicy:
         self.pictures = PictureStore(
             renderer, self.folder / "sent_pictures" if config.pictures == "file" else None
         )
-        self.version = version
-        """Of the newest weights; each token keeps the version that sampled it."""
-        self.adapter: Adapter | None = None
-        """That samples, where adapters are synced alone."""
         self.counts: Counter[str] = Counter()
         self._bias = {str(token): BANNED_BIAS for token in renderer.banned_tokens}
         self._aborts: set[asyncio.Task[None]] = set()
         newest = Checkpoint(folder=checkpoint, version=version)
         self.fleet = Fleet(config, newest, self.folder, self._first())
-        self.sync = sync_of(self)
+        self.sync = sync_of(self.fleet, self.folder)
         self.fleet.catch_up = self.sync.catch_up
         self._memory = Memory(self.fleet)
         self._told: Counter[str] = Counter()
         """Counters as they were when figures were last read."""
         self._sync_s = 0.0
+
+    @property
+    def version(self) -> int:
+        """Of the newest weights; each token keeps the version that sampled it."""
+        return self.fleet.version
 
     async def start(self) -> None:
         """Start the engines: minutes. ConfigError where they cannot be had."""
@@ -144,7 +144,7 @@ class SglangPolicy:
         PolicyFailure after ``retries`` repetitions, or where all engines were given up.
         """
         begun = time.monotonic()
-        await self.wake()
+        await self._memory.take_back()
         for left in reversed(range(self.config.retries + 1)):
             await self.fleet.any_usable()
             try:
@@ -156,13 +156,19 @@ class SglangPolicy:
                 log.warning("weights of version %d are sent again: %s", version, failure)
         self._sync_s = time.monotonic() - begun
 
-    async def sleep(self) -> None:
-        """Give the engine's memory to the learner, where both are on one GPU."""
-        await self._memory.lend()
+    async def lend_memory(self) -> None:
+        """Engines give theirs to the learner, where both are on one GPU."""
+        if self.config.colocated:
+            await self._memory.lend()
 
-    async def wake(self) -> None:
-        """Take it back, as ``update_weights`` does by itself."""
-        await self._memory.take_back()
+    @property
+    def kv_tokens(self) -> int:
+        """Places of all engines' caches together; 0 where they do not tell."""
+        return self.fleet.kv_tokens
+
+    @property
+    def dtype(self) -> str:
+        return self.config.dtype
 
     def figures(self) -> dict[str, float]:
         """Of the work since they were last read; restarts and pictures are those of the run.
@@ -190,7 +196,7 @@ class SglangPolicy:
             question = turn.prompt.question
             family = f"{question.source}/{question.id}"
             server = await self.fleet.server_for(turn.prompt.trajectory, family)
-            adapter, held = self.adapter, server.version
+            adapter, held = self.fleet.adapter, server.version
             request = self._request(turn, adapter)
             try:
                 reply = await self._ask(server, request)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rl.policy.base import Weights
 from rl.policy.sglang.adapters import AdapterSync
 from rl.policy.sglang.broadcast import Broadcast
+from rl.policy.sglang.fleet import Fleet
 from rl.policy.sglang.ipc import IpcSync
 from rl.policy.sglang.server import Server
 from rl.policy.sglang.weights import update_from_folder
-
-if TYPE_CHECKING:
-    from rl.policy.sglang.policy import SglangPolicy
 
 _KEPT_FOLDERS = 2
 """Besides those that engines are still starting from."""
@@ -41,23 +39,23 @@ class Sync(Protocol):
     async def aclose(self) -> None: ...
 
 
-def sync_of(policy: SglangPolicy) -> Sync:
-    """The way that the policy's config names."""
-    if policy.config.way == "folder":
-        return FolderSync(policy, policy.folder / "weights")
-    if policy.config.way == "adapters":
-        return AdapterSync(policy, policy.config.lora, policy.folder / "adapters")
-    if policy.config.way == "ipc":
-        return IpcSync(policy)
-    return Broadcast(policy, "gloo" if policy.config.device == "cpu" else "nccl")
+def sync_of(fleet: Fleet, folder: Path) -> Sync:
+    """The way that the fleet's config names; ``folder`` is for what goes over the disk."""
+    if fleet.config.way == "folder":
+        return FolderSync(fleet, folder / "weights")
+    if fleet.config.way == "adapters":
+        return AdapterSync(fleet, folder / "adapters")
+    if fleet.config.way == "ipc":
+        return IpcSync(fleet)
+    return Broadcast(fleet, "gloo" if fleet.config.device == "cpu" else "nccl")
 
 
 class FolderSync:
     """All weights as a checkpoint folder, which engines also start from; the last two are kept."""
 
-    def __init__(self, policy: SglangPolicy, folder: Path) -> None:
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
         """Versions that a killed run left in ``folder`` are deleted with the first update."""
-        self.policy, self.folder = policy, folder
+        self.fleet, self.folder = fleet, folder
         self.num_bytes = 0
         self._written: list[Path] = []
 
@@ -71,15 +69,15 @@ class FolderSync:
             await asyncio.to_thread(weights.export, path)
             self._written.append(path)
             self.num_bytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-        await update_from_folder(self.policy, path, version)
+        await update_from_folder(self.fleet, path, version)
         for old in self._written[:-_KEPT_FOLDERS]:
-            if old not in self.policy.fleet.starting.values():
+            if old not in self.fleet.starting.values():
                 self._written.remove(old)
                 shutil.rmtree(old, ignore_errors=True)
 
     async def catch_up(self, server: Server) -> None:
         """It began with the newest folder, or loads the one that was written meanwhile."""
-        await self.policy.fleet.load_newest(server)
+        await self.fleet.load_newest(server)
 
     async def aclose(self) -> None:
         """Forget the folders."""

@@ -7,18 +7,16 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from rl.policy.base import Weights
+from rl.policy.sglang.fleet import Fleet
 from rl.policy.sglang.names import for_loader
 from rl.policy.sglang.requests import BeginUpdate, EndUpdate
 from rl.policy.sglang.server import SESSIONS_SINCE, Server
 from rl.policy.sglang.weights import Completeness, ask_each, paused
-
-if TYPE_CHECKING:
-    from rl.policy.sglang.policy import SglangPolicy
 
 BUCKET_BYTES = 512 << 20
 
@@ -38,11 +36,11 @@ class TensorSync(ABC):
     an engine that was started again begins with older weights.
     """
 
-    def __init__(self, policy: SglangPolicy, bucket_bytes: int = BUCKET_BYTES) -> None:
-        self.policy, self.bucket_bytes = policy, bucket_bytes
+    def __init__(self, fleet: Fleet, bucket_bytes: int = BUCKET_BYTES) -> None:
+        self.fleet, self.bucket_bytes = fleet, bucket_bytes
         self.num_bytes = 0
         """Sent in the last update, once for all engines."""
-        self._completeness = Completeness(policy)
+        self._completeness = Completeness(fleet)
         self._kept: dict[str, Tensor] = {}
         self._version = 0
         """Of what is kept."""
@@ -55,7 +53,7 @@ class TensorSync(ABC):
         """
         # In threads, and before engines are paused: rollouts and calls of tools go on meanwhile.
         tensors = for_loader(await asyncio.to_thread(weights.trained))
-        fleet = self.policy.fleet
+        fleet = self.fleet
         await self._completeness.check(tensors, fleet.usable)
         kept = await asyncio.to_thread(_copied, tensors)
         async with paused(fleet):
@@ -67,11 +65,11 @@ class TensorSync(ABC):
                 async with self._link(servers, lasting=True) as link:
                     await self._send(link, tensors, servers)
                 undo.pop_all()
-        self.policy.version = version
+        fleet.version = version
 
     async def catch_up(self, server: Server) -> None:
         """Send one engine what the others hold; they go on meanwhile."""
-        await self.policy.fleet.load_newest(server)
+        await self.fleet.load_newest(server)
         if not self._kept or server.version >= self._version:
             return
         await self._completeness.check(self._kept, [server])
@@ -86,13 +84,13 @@ class TensorSync(ABC):
 
     def _give_up(self) -> None:
         """Engines may wait for the rest of an update that never comes, or hold half of it."""
-        for server in self.policy.fleet.usable:
-            self.policy.fleet.quarantine(server, "an update of its weights broke off")
+        for server in self.fleet.usable:
+            self.fleet.quarantine(server, "an update of its weights broke off")
 
     async def _send(
         self, link: Link, tensors: dict[str, Tensor], servers: Sequence[Server]
     ) -> None:
-        fleet = self.policy.fleet
+        fleet = self.fleet
         await ask_each(fleet, _begin, servers)
         buckets = list(in_buckets(tensors, self.bucket_bytes))
         self.num_bytes = 0

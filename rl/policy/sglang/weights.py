@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,16 +21,12 @@ from rl.policy.sglang.requests import Checksums, Continue, LoadFolder, Pause
 from rl.policy.sglang.server import EngineLost, Server
 from toolshed.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rl.policy.sglang.policy import SglangPolicy
 
-
-async def update_from_folder(policy: SglangPolicy, folder: Path, version: int) -> None:
+async def update_from_folder(fleet: Fleet, folder: Path, version: int) -> None:
     """Let all engines load a checkpoint folder, which engines that are lost will start from, too.
 
     PolicyFailure where none of them took it.
     """
-    fleet = policy.fleet
     request = LoadFolder(model_path=str(folder.resolve()), weight_version=str(version))
     async with paused(fleet):
         # First, so that an engine that starts meanwhile begins with it or catches up.
@@ -42,7 +37,7 @@ async def update_from_folder(policy: SglangPolicy, folder: Path, version: int) -
             server.version = version
 
         await ask_each(fleet, load, fleet.usable)
-    policy.version = version
+    fleet.version = version
 
 
 async def held_tensors(server: Server) -> dict[str, str]:
@@ -55,15 +50,15 @@ async def held_tensors(server: Server) -> dict[str, str]:
 class Completeness:
     """Whether engines would take every tensor; each of them is asked once after its start."""
 
-    def __init__(self, policy: SglangPolicy) -> None:
-        self._policy = policy
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
         self._known: dict[tuple[int, int], frozenset[str]] = {}
         """By (number, start) of an engine, the names of its tensors."""
 
     async def check(self, tensors: Mapping[str, Tensor], servers: Sequence[Server]) -> None:
         """ConfigError where an engine would skip a tensor (by loader's name), or keeps features of
         pictures that a trained tower makes stale."""
-        config = self._policy.config
+        config = self._fleet.config
         if any(name.startswith("visual.") for name in tensors) and not config.trains_vision:
             raise ConfigError(
                 "the vision tower is trained and engines keep its features between requests; "
@@ -76,7 +71,7 @@ class Completeness:
                 self._known[place] = frozenset(await held_tensors(server))
             check_complete(tensors, self._known[place])
 
-        await ask_each(self._policy.fleet, ask, servers)
+        await ask_each(self._fleet, ask, servers)
 
 
 @contextlib.asynccontextmanager
