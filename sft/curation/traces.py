@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
-from sft.data import Transcript, load_transcripts
+from sft.data import load_transcripts
+from sft.transcript import Transcript
 from toolshed.chat import answer_of, parse_calls
 from toolshed.errors import ConfigError
 from toolshed.types import Json
