@@ -111,6 +111,15 @@ def write(out: Path, curated: Curated, figures: Mapping[str, Any], config: Curat
             draft.write_text(texts[key], encoding="utf-8")
 
 
+def curate_files(files: Sequence[Path], config: CurateConfig) -> tuple[Curated, Mapping[str, Any]]:
+    """What becomes of these files' rows, and the figures of it; nothing is written."""
+    lists = read_lists(config.contamination.lists)
+    ruler = Ruler.of(config.page.tokenizer)
+    read = read_files(files)
+    curated = curate([trace for rows in read.values() for trace in rows], config, lists)
+    return curated, statistics(read, curated, lists, config, ruler)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m sft.curate``."""
     parser = argparse.ArgumentParser(
@@ -138,11 +147,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError("no traces: name files that rl.collect wrote")
     out = args.out.parent.resolve() / args.out.name
     check_out(out, files, force=args.force or args.dry_run)
-    lists = read_lists(config.contamination.lists)
-    ruler = Ruler.of(config.page.tokenizer)
-    read = read_files(files)
-    curated = curate([trace for rows in read.values() for trace in rows], config, lists)
-    figures = statistics(read, curated, lists, config, ruler)
+    curated, figures = curate_files(files, config)
     print(table(figures))
     if not curated.rows:
         raise ConfigError(f"no row is left for {args.out}, nothing was written; drop fewer rules")
