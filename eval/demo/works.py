@@ -180,7 +180,7 @@ class _Demo:
                 needs=("distilled", "teacher"),
                 seconds=5.0,
                 config=config,
-                run=lambda: write(out, *curate_files(traces, config), config),
+                run=lambda: _curate(traces, out, config),
                 files=(out,),
                 tools=False,
             )
@@ -345,6 +345,12 @@ def _collect(policy: str, data: Path, out: Path, config: CollectConfig) -> None:
     done = collect(prepare(policy, data, out, config, force=True, journal=False))
     counts = out.with_suffix(".counts")
     counts.write_text(json.dumps(asdict(done)))
+
+
+def _curate(traces: Sequence[Path], out: Path, config: CurateConfig) -> None:
+    # A policy of few steps (--smoke) does nothing right, and leaves no trace.
+    filled = [path for path in traces if json.loads(path.read_text())]
+    write(out, *curate_files(filled, config), config)
 
 
 def _train_rl(config: RLConfig) -> None:
