@@ -13,6 +13,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -189,10 +190,11 @@ async def _play(gating: Gating, shed: Toolshed | None, draft: Path) -> tuple[lis
         )
         jobs, kept = _jobs(gating), _Kept(gating, draft)
         with tqdm(total=len(jobs), desc=f"gate {gating.out.name}", disable=None) as bar:
-            async for index, trajectory in run_rollouts(jobs, player, width=config.width):
-                reward = score(trajectory.question, trajectory, config.reward)
-                kept.add(index, replace(trajectory, reward=reward))
-                bar.update()
+            async with aclosing(run_rollouts(jobs, player, width=config.width)) as played:
+                async for index, trajectory in played:
+                    reward = score(trajectory.question, trajectory, config.reward)
+                    kept.add(index, replace(trajectory, reward=reward))
+                    bar.update()
         await player.policy.aclose()
         return kept.groups, kept.num_broken
     finally:
@@ -297,7 +299,8 @@ def text_of(gating: Gating, gated: Gated) -> str:
         lines.append(f"{gated.num_broken} broken by our machinery: not judged")
     lines += ["", *table(gated.verdicts), ""]
     failed = sum(not verdict.passed for verdict in gated.verdicts)
-    lines.append(f"{failed} gates failed" if failed else "every gate that was asked passed")
+    words = f"{failed} gate{'s' * (failed > 1)} failed"
+    lines.append(words if failed else "every gate that was asked passed")
     step = next((v.examples[0][0] for v in gated.verdicts if v.examples), 0)
     more = f" --step {step}" if step else ""
     return "\n".join([*lines, f"trajectories: python -m rl.view {gating.out}{more}"])

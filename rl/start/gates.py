@@ -236,7 +236,7 @@ def _examples(bad: Sequence[Seen]) -> tuple[tuple[int, int], ...]:
 
 def _counts(words: Iterator[str]) -> str:
     found = Counter(words).most_common()
-    return ", ".join(f"{num} {word}" for word, num in found)
+    return "the rest: " * bool(found) + ", ".join(f"{num} {word}" for word, num in found)
 
 
 # ---- one trajectory -----------------------------------------------------------------------------
