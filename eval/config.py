@@ -9,7 +9,6 @@ from rl.policy.api_config import ApiConfig
 from rl.policy.sglang.config import EngineConfig
 from sft.config import (
     DTYPES,
-    SCHEMA_POLICIES,
     ToolsConfig,
     check_choice,
     check_not_negative,
@@ -24,7 +23,7 @@ CONFIG_FILE = "config.yaml"
 REWARDS = ("default", "demo")
 POLICIES = ("transformers", "sglang")
 FREE_KEYS = (
-    *("data", "cache", "out", "schema", "limit", "greedy", "draws"),
+    *("data", "cache", "out", "tools.schema", "limit", "greedy", "draws"),
     *("repeats", "width", "threads", "devices", "retries", "max_failures", "keep_pictures"),
     *("max_infrastructure", "max_phantom", "max_empty", "show_poisoned", "ray_address"),
     *("api.key_variable", "api.timeout_s", "api.connect_timeout_s", "api.retries"),
@@ -53,8 +52,6 @@ class EvalConfig:
     """How sglang servers are started."""
     api: ApiConfig = field(default_factory=ApiConfig)
     """How the model of ``api:MODEL`` is reached; a checkpoint needs none of it."""
-    schema: str = "same"
-    """``any`` accepts a checkpoint that was trained with another tool schema."""
     data: str = ""
     """Folder with ``KEY.parquet`` of each benchmark; without, published sets are fetched from the
     hub, and the tabletop makes its own."""
@@ -117,7 +114,7 @@ class EvalConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES, reward=REWARDS)
+        check_choice(self, dtype=DTYPES, reward=REWARDS)
         check_choice(self, policy=POLICIES)
         check_positive(self, "repeats", "devices")
         check_positive(self, "temperature", "width", "threads", "max_turns", "max_calls")

@@ -30,7 +30,7 @@ _LIMITS = (
     *("max_turns", "max_calls", "max_tokens", "max_turn_tokens", "max_length"),
     *("max_reply_chars", "max_pixels"),
 )
-"""Keys that an RL run's config shares with RLConfig, whose defaults serve other checkpoints."""
+"""Keys of ``rollout`` in an RL run's config; RolloutConfig's defaults serve other checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ def _question(words: str, source: ImageSource) -> Question:
 
 
 async def _play(asking: Asking, question: Question) -> Trajectory:
-    from rl.config import RLConfig
+    from rl.config import RolloutConfig
     from rl.player import check_tools, load_player
     from rl.rewards import DEMO_RULE, score
     from rl.rollout import Job, Limits, run_episode
@@ -164,9 +164,9 @@ async def _play(asking: Asking, question: Question) -> Trajectory:
     show = chosen.show or None
     policy: Literal["same", "any"] = "any" if asking.tools else "same"
     folder = check_tools(asking.checkpoint, ToolSet.named(chosen.config, show), policy)
-    played = "max_turns" in saved
-    known = {name: saved[name] for name in _LIMITS if name in saved}
-    settings = RLConfig(**known if played else {})
+    rollout = saved.get("rollout")
+    known = rollout if isinstance(rollout, dict) else {}
+    settings = RolloutConfig(**{name: known[name] for name in _LIMITS if name in known})
     limits = Limits(
         max_turns=settings.max_turns,
         max_tokens=settings.max_tokens,

@@ -8,18 +8,13 @@ from rl.algorithms.algorithm import Algorithm
 from rl.algorithms.table import Overrides, algorithm_named
 from rl.policy.sglang.config import EngineConfig
 from rl.rewards import RewardRule
-from rl.scheduling.difficulty import DifficultyConfig
-from rl.scheduling.selection import SELECTIONS
+from rl.scheduling.selection import SelectionConfig
 from sft.config import (
     DTYPES,
-    FREEZE,
-    SCHEMA_POLICIES,
-    LoraConfig,
-    OptimConfig,
-    ShardConfig,
+    LearnerConfig,
+    ShowConfig,
     ToolsConfig,
     check_choice,
-    check_learner,
     check_not_negative,
     check_positive,
     check_trained_dtype,
@@ -52,42 +47,36 @@ class QuestionsConfig:
 
 
 @dataclass
-class RLConfig:
-    """One run."""
+class ValidationConfig:
+    """Questions that are asked greedily and not trained."""
 
-    model: str = ""
-    """Checkpoint to start from."""
-    out: str = ""
-    """Folder of the run."""
-    data: list[QuestionsConfig] = field(default_factory=list)
-    val_data: str = ""
-    """Validation questions, as ``data[].path``; empty for none."""
-    val_every: int = 0
-    val_limit: int = 128
+    data: str = ""
+    """As ``data[].path``; empty for none."""
+    every: int = 0
+    """Steps between two askings; 0 for none."""
+    limit: int = 128
     """The first of them; 0 for all."""
-    cache: str = ""
-    """Folder for pictures that come inside data files; empty for ``$XDG_CACHE_HOME/spacetools`` or
-    ``~/.cache/spacetools``."""
-    tools: ToolsConfig = field(default_factory=ToolsConfig)
-    schema: str = "same"
-    """``any`` accepts a checkpoint that was trained with another tool schema."""
-    reward: RewardRule = field(default_factory=RewardRule)
-    steps: int = 100
-    num_prompts: int = 8
-    """Questions of one step."""
-    group_size: int = 8
-    """Rollouts of one question."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "every", "limit")
+        if self.every and not self.data:
+            raise ConfigError(f"every={self.every} needs val.data=, a parquet file")
+
+
+@dataclass
+class RolloutConfig:
+    """How trajectories are played, and their limits."""
+
     width: int = 64
     """Trajectories in flight."""
-    max_staleness: int = 0
-    """Steps that the learner may be ahead of the oldest token it trains: 0 rolls out and trains in
-    turns, 1 rolls out the next step meanwhile, more lets slow questions take longer than a step."""
     kv_tokens: int = 0
     """Places that all trajectories in flight may take in the policy's cache, those that wait for
     tools included; 0 for what sglang engines say that they hold, and for no limit besides
     ``width`` in this process."""
     retries: int = 1
     """How often a trajectory that our machinery broke is played again."""
+    max_failure_share: float = 0.2
+    """Of a step's trajectories; above it the run stops."""
     temperature: float = 1.0
     max_turns: int = 8
     max_calls: int = 8
@@ -103,73 +92,111 @@ class RLConfig:
     """Sampled tokens of one turn."""
     max_length: int = 8192
     """Places of the policy's cache for one trajectory, prompt and pictures included."""
-    algorithm: str = "dapo_static"
-    """A row of docs/TRAINING.md."""
-    overrides: Overrides = field(default_factory=Overrides)
-    """What of that row is to be another value."""
-    selection: str = "informative"
-    """``informative`` asks first the questions whose answers probably differ; ``uniform`` asks all
-    in turn."""
-    difficulty: DifficultyConfig = field(default_factory=DifficultyConfig)
-    shuffle_rewards: bool = False
-    """The control: permute rewards within each group."""
-    max_failure_share: float = 0.2
-    """Of a step's trajectories; above it the run stops."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    frozen: str = "vision"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "width", "temperature", "max_turns", "max_calls")
+        check_positive(self, "max_tokens", "max_turn_tokens", "max_length")
+        check_not_negative(self, "kv_tokens", "retries", "max_failure_share")
+        check_not_negative(self, "max_reply_chars", "max_pixels")
+
+
+@dataclass
+class PolicyLearnerConfig(LearnerConfig):
+    """The learner of ``sft.train``, and what only groups of rollouts have."""
+
     micro_tokens: int = 8192
-    """Places of one micro-batch."""
     shared_prefix: bool = False
     """Compute the prompt of a group once, not once per rollout; same loss and gradient."""
-    shard: ShardConfig = field(default_factory=ShardConfig)
-    seed: int = 1
-    save_every: int = 20
-    save_hf: bool = True
+
+
+@dataclass
+class SaveConfig:
+    """What a run leaves besides its figures."""
+
+    every: int = 20
+    """Steps between checkpoints."""
+    hf: bool = True
     """Keep each checkpoint as a Hugging Face folder, too, and that also when its state has gone."""
     keep_hf: int = 0
     """How many of these folders are kept, the last ones; 0 for all."""
     dump_every: int = 1
     """Steps between dumps of all trajectories; 0 for none."""
-    policy: str = "transformers"
-    """What samples: ``transformers`` in this process, or ``sglang``, servers of their own."""
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    """How sglang servers are started."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    device: str = "cpu"
-    dtype: str = "float32"
-    threads: int = 1
-    """CPU threads; on small models a second one costs more than it brings."""
-    tensorboard: bool = True
-    track: list[str] = field(default_factory=list)
-    """Services that get the figures too: ``wandb``, ``trackio``."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "every")
+        check_not_negative(self, "keep_hf", "dump_every")
+
+
+@dataclass
+class ProgressConfig(ShowConfig):
+    """Where the figures of a long run are shown."""
+
     progress: str = "auto"
     """What a terminal shows: ``dashboard``, ``bar``, ``none``; ``auto`` is the dashboard on a
     terminal, else the bar."""
 
     def __post_init__(self) -> None:
-        check_choice(self, schema=SCHEMA_POLICIES, frozen=FREEZE, dtype=DTYPES)
-        check_choice(self, policy=("transformers", "sglang"))
+        check_choice(self, progress=PROGRESS)
+
+
+@dataclass
+class RLConfig:
+    """One run."""
+
+    model: str = ""
+    """Checkpoint to start from."""
+    out: str = ""
+    """Folder of the run."""
+    data: list[QuestionsConfig] = field(default_factory=list)
+    val: ValidationConfig = field(default_factory=ValidationConfig)
+    cache: str = ""
+    """Folder for pictures that come inside data files; empty for ``$XDG_CACHE_HOME/spacetools`` or
+    ``~/.cache/spacetools``."""
+    tools: ToolsConfig = field(default_factory=ToolsConfig)
+    reward: RewardRule = field(default_factory=RewardRule)
+    steps: int = 100
+    num_prompts: int = 8
+    """Questions of one step."""
+    group_size: int = 8
+    """Rollouts of one question."""
+    max_staleness: int = 0
+    """Steps that the learner may be ahead of the oldest token it trains: 0 rolls out and trains in
+    turns, 1 rolls out the next step meanwhile, more lets slow questions take longer than a step."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    algorithm: str = "dapo_static"
+    """A row of docs/TRAINING.md."""
+    overrides: Overrides = field(default_factory=Overrides)
+    """What of that row is to be another value."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    shuffle_rewards: bool = False
+    """The control: permute rewards within each group."""
+    learner: PolicyLearnerConfig = field(default_factory=PolicyLearnerConfig)
+    seed: int = 1
+    save: SaveConfig = field(default_factory=SaveConfig)
+    policy: str = "transformers"
+    """What samples: ``transformers`` in this process, or ``sglang``, servers of their own."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How sglang servers are started."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+    """CPU threads; on small models a second one costs more than it brings."""
+    show: ProgressConfig = field(default_factory=ProgressConfig)
+
+    def __post_init__(self) -> None:
+        check_choice(self, dtype=DTYPES, policy=("transformers", "sglang"))
         check_trained_dtype(self.dtype)
-        check_choice(self, selection=SELECTIONS, progress=PROGRESS)
-        check_positive(self, "steps", "num_prompts", "width", "temperature", "max_length")
-        check_positive(self, "max_turns", "max_tokens", "max_turn_tokens", "micro_tokens")
-        check_positive(self, "max_calls")
-        check_positive(self, "save_every", "threads")
-        check_not_negative(self, "val_every", "val_limit", "dump_every", "keep_hf", "seed")
-        check_not_negative(self, "max_failure_share", "max_reply_chars", "max_pixels")
-        check_not_negative(self, "max_staleness", "kv_tokens", "retries")
+        check_positive(self, "steps", "num_prompts", "threads")
+        check_not_negative(self, "max_staleness", "seed")
         if self.group_size < 2:
             raise ConfigError(
                 f"group_size={self.group_size} must be 2 or more: an advantage is the difference "
                 "from other answers to the same question"
             )
-        if self.val_every and not self.val_data:
-            raise ConfigError(f"val_every={self.val_every} needs val_data=, a parquet file")
-        check_learner(self.optim, self.frozen, self.shard, self.lora)
-        if self.shard.zero == 3 and self.policy == "transformers":
+        if self.learner.shard.zero == 3 and self.policy == "transformers":
             raise ConfigError(
-                "policy=transformers samples with the learner's own weights, which shard.zero=3 "
-                "cuts over ranks; set policy=sglang, or shard.zero=2"
+                "policy=transformers samples with the learner's own weights, which "
+                "learner.shard.zero=3 cuts over ranks; set policy=sglang, or learner.shard.zero=2"
             )
         if self.engine.colocated and self.max_staleness:
             raise ConfigError(

@@ -118,7 +118,9 @@ class StoredBatches:
         self._pictures = KeptPictures(run / FOLDER)
         self._queries: dict[int, tuple[float | None, ...]] = {}
         if not self._path.is_file():
-            raise ConfigError(f"{run} holds no {FILE}; give the folder of a run with dump_every=1")
+            raise ConfigError(
+                f"{run} holds no {FILE}; give the folder of a run with save.dump_every=1"
+            )
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, list[list[Trajectory]]]]:
         """(step, its groups) of the steps from ``first`` to ``last``; ConfigError where one of
@@ -138,7 +140,7 @@ class StoredBatches:
         if wanted <= last:
             raise ConfigError(
                 f"{self._path} holds no trajectories of step {wanted}; replay needs every step, as "
-                "a run with dump_every=1 keeps them"
+                "a run with save.dump_every=1 keeps them"
             )
 
     def last_step(self) -> int:

@@ -44,8 +44,9 @@ def _transformers(config: RLConfig, weights: Weights, renderer: Renderer) -> Lea
     """In this process, on the learner's device."""
     from rl.policy.transformers import TransformersPolicy
 
+    limits = config.rollout
     return TransformersPolicy(
-        weights.model, renderer, num_slots=config.width, max_length=config.max_length
+        weights.model, renderer, num_slots=limits.width, max_length=limits.max_length
     )
 
 
@@ -53,8 +54,9 @@ def _sglang(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningP
     """Servers of their own."""
     from rl.policy.sglang.policy import SglangPolicy
 
+    limits = config.rollout
     engine = with_limits(
-        config.engine, width=config.width, max_length=config.max_length, lora=config.lora
+        config.engine, width=limits.width, max_length=limits.max_length, lora=config.learner.lora
     )
     logs = engine.logs or str(Path(config.out) / "engine")
     return SglangPolicy(replace(engine, logs=logs), renderer, weights.source)

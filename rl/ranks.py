@@ -118,8 +118,8 @@ class Leader:
         if threading.current_thread() is threading.main_thread():
             # Also how torchrun ends the ranks beside one that failed.
             self._before = signal.signal(signal.SIGTERM, self._end)
-        check_launch(config.shard.zero)
-        if not config.shard.zero:
+        check_launch(config.learner.shard.zero)
+        if not config.learner.shard.zero:
             return
         join_ranks(config.device)
         if num_ranks() == 1:
@@ -208,7 +208,7 @@ def follow(config: RLConfig) -> int:
     """
     # An interrupt reaches all ranks, and rank 0 decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    check_launch(config.shard.zero)
+    check_launch(config.learner.shard.zero)
     join_ranks(config.device)
     address, key = told_by_all(None)[0]
     is_over = threading.Event()

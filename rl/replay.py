@@ -35,9 +35,12 @@ from toolshed.types import Json
 if TYPE_CHECKING:
     from rl.update import PolicyUpdate
 
-_CHANGED = ("model", "algorithm", "overrides", "optim", "frozen", "micro_tokens", "shuffle_rewards")
-"""Keys that words may change, those of mappings included, ..."""
-_ANYWHERE = ("out", "device", "dtype", "threads", "tensorboard")
+_CHANGED = (
+    *("model", "algorithm", "overrides", "learner.optim", "learner.frozen"),
+    *("learner.micro_tokens", "shuffle_rewards"),
+)
+"""Keys that words may change, those inside them included, ..."""
+_ANYWHERE = ("out", "device", "dtype", "threads", "show.tensorboard")
 """... and those that say where it is computed and kept."""
 
 
@@ -63,7 +66,7 @@ def _replay(run: Path, config: RLConfig, step: int | None, leader: Leader) -> Pa
     if step is not None:
         _go_to(update, run, step - 1)
     before = _metrics(run)
-    into = RunDir(check_out(config.out), tensorboard=config.tensorboard)
+    into = RunDir(check_out(config.out), tensorboard=config.show.tensorboard)
     try:
         into.save_config(to_yaml(config))
         into.rewind(0)
@@ -129,7 +132,7 @@ def replay_config(run: Path, words: Sequence[str]) -> RLConfig:
     config = _loaded(yaml.safe_dump(kept), words)
     now = leaves(yaml.safe_load(to_yaml(config)))
     for key in sorted({*before, *now}):
-        if key.partition(".")[0] in (*_CHANGED, *_ANYWHERE) or before.get(key) == now.get(key):
+        if _may_change(key) or before.get(key) == now.get(key):
             continue
         raise ConfigError(
             f"{key}={now.get(key)} was {before.get(key)} when the batches of {run} were made, and "
@@ -138,6 +141,10 @@ def replay_config(run: Path, words: Sequence[str]) -> RLConfig:
     if "out" not in {word.partition("=")[0] for word in words}:
         config = replace(config, out=str(run / "replay"))
     return config
+
+
+def _may_change(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{free}.") for free in (*_CHANGED, *_ANYWHERE))
 
 
 def _loaded(text: str, words: Sequence[str]) -> RLConfig:

@@ -58,7 +58,7 @@ def train(config: RLConfig, shed: Toolshed | None = None, *, engine: Engine = en
     """
     with Leader(config) as leader:
         plan = prepare(config)
-        run = RunDir(config.out, tensorboard=config.tensorboard, track=config.track)
+        run = RunDir(config.out, tensorboard=config.show.tensorboard, track=config.show.track)
         try:
             run.save_config(to_yaml(config))
             if plan.commits:
@@ -109,14 +109,13 @@ class _Training:
             plan.questions,
             [item.weight for item in config.data],
             seed=config.seed,
-            order=config.selection,
             group_size=config.group_size,
-            difficulty=config.difficulty,
+            config=config.selection,
         )
         schema = schema_record(plan.tools.schema_hash, plan.tools.schema_text)
         self.update = PolicyUpdate(config, plan.folder, leader=leader, schema=schema)
         self.learner = self.update.learner
-        self.log = TrajectoryLog(run.path, config.dump_every, config.cache)
+        self.log = TrajectoryLog(run.path, config.save.dump_every, config.cache)
         self.progress: Progress
 
     async def run(self, shed: Toolshed | None, engine: Engine) -> Path:
@@ -133,17 +132,18 @@ class _Training:
     ) -> None:
         config = self.config
         limits = Limits(
-            max_turns=config.max_turns,
-            max_tokens=config.max_tokens,
-            max_calls=config.max_calls,
-            max_reply_chars=config.max_reply_chars,
+            max_turns=config.rollout.max_turns,
+            max_tokens=config.rollout.max_tokens,
+            max_calls=config.rollout.max_calls,
+            max_reply_chars=config.rollout.max_reply_chars,
         )
         renderer, flight = self.learner.renderer, Flight()
         player = Player(policy=policy, renderer=renderer, shed=shed, limits=limits, flight=flight)
-        schedule = self._schedule(player, config.kv_tokens or policy.kv_tokens, position)
+        kv_tokens = config.rollout.kv_tokens or policy.kv_tokens
+        schedule = self._schedule(player, kv_tokens, position)
         before = board_before(self.run_dir.path, config.steps, self.run_dir.metrics())
         async with aclosing(schedule):
-            with shown(config.progress, Dashboard(before, flight, schedule)) as self.progress:
+            with shown(config.show.progress, Dashboard(before, flight, schedule)) as self.progress:
                 for step in range(self.learner.step, config.steps):
                     if self.leader.is_asked_to_end:
                         self._save_unsaved(schedule)
@@ -157,13 +157,13 @@ class _Training:
         rules = Rules(
             batch=config.num_prompts,
             group_size=config.group_size,
-            width=config.width,
-            sampling=self._sampling(config.temperature),
+            width=config.rollout.width,
+            sampling=self._sampling(config.rollout.temperature),
             seed=config.seed,
             max_staleness=config.max_staleness,
             kv_tokens=kv_tokens,
-            max_length=config.max_length,
-            retries=config.retries,
+            max_length=config.rollout.max_length,
+            retries=config.rollout.retries,
             steps=config.steps,
             extra=int(algorithm.refill * config.num_prompts),
         )
@@ -173,7 +173,7 @@ class _Training:
             self.selection.draw,
             lambda trajectory: score(trajectory.question, trajectory, config.reward),
             version=self.learner.step,
-            wanted=lambda group: is_informative(group, algorithm, config.max_tokens),
+            wanted=lambda group: is_informative(group, algorithm, config.rollout.max_tokens),
         )
         if position is not None:
             known = [{each.id: each for each in part} for part in self.plan.questions]
@@ -230,13 +230,13 @@ class _Training:
         step = self.learner.step
         self.run_dir.log(step, figures)
         self.log.write(step, groups)
-        if step % self.config.save_every == 0 or step == self.config.steps:
+        if step % self.config.save.every == 0 or step == self.config.steps:
             self._save(schedule)
 
     def _check_failures(self, played: Sequence[Trajectory]) -> None:
         """Stop where our own machinery breaks too often to trust what is left."""
         broken = [t for t in played if not t.stop_reason.is_trainable]
-        if len(broken) > self.config.max_failure_share * len(played):
+        if len(broken) > self.config.rollout.max_failure_share * len(played):
             raise ToolFailure(
                 "too_many_failures",
                 f"{len(broken)} of {len(played)} trajectories after step {self.learner.step} "
@@ -244,12 +244,14 @@ class _Training:
             )
 
     def _sampling(self, temperature: float) -> SamplingParams:
-        return SamplingParams(temperature=temperature, max_tokens=self.config.max_turn_tokens)
+        return SamplingParams(
+            temperature=temperature, max_tokens=self.config.rollout.max_turn_tokens
+        )
 
     async def _validate(self, schedule: Schedule) -> dict[str, Json]:
-        """Greedy accuracy on the validation questions, every ``val_every`` steps, and the seconds
+        """Greedy accuracy on the validation questions, every ``val.every`` steps, and the seconds
         it took."""
-        every = self.config.val_every
+        every = self.config.val.every
         if not every or self.learner.step % every:
             return {}
         begun = time.monotonic()
@@ -287,7 +289,7 @@ class _Training:
             if self.config.max_staleness or position.open:
                 position.save(folder)
 
-        self.run_dir.save_checkpoint(self.learner.step, write, exports=self.config.keep_hf)
+        self.run_dir.save_checkpoint(self.learner.step, write, exports=self.config.save.keep_hf)
 
     def _save_unsaved(self, schedule: Schedule) -> None:
         saved = self.run_dir.latest_checkpoint()
@@ -296,7 +298,7 @@ class _Training:
 
     def _finish(self) -> Path:
         final = self.run_dir.path / _FINAL
-        if self.config.lora.rank:
+        if self.config.learner.lora.rank:
             self.update.export_adapters(self.run_dir.path / "adapters")
         self.update.export(final)
         return final

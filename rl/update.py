@@ -32,26 +32,26 @@ class RankUpdate:
 
     def __init__(self, config: RLConfig, source: Path) -> None:
         self.config, self.source = config, source
-        algorithm = config.chosen_algorithm
+        algorithm, options = config.chosen_algorithm, config.learner
         torch.set_num_threads(config.threads)
         # What adapters begin with is drawn.
         torch.manual_seed(config.seed)
         device = own_device(config.device)
         self.learner = Learner(
             load_model(source, dtype=getattr(torch, config.dtype), device=device),
-            Renderer.load(source, max_pixels=config.max_pixels),
-            config.optim,
-            frozen=config.frozen,
+            Renderer.load(source, max_pixels=config.rollout.max_pixels),
+            options.optim,
+            frozen=options.frozen,
             total_steps=config.steps,
-            max_tokens=config.micro_tokens,
-            temperature=config.temperature,
-            shared_prefix=config.shared_prefix,
-            shard=config.shard,
-            lora=config.lora,
+            max_tokens=options.micro_tokens,
+            temperature=config.rollout.temperature,
+            shared_prefix=options.shared_prefix,
+            shard=options.shard,
+            lora=options.lora,
         )
         self._loss = PolicyLoss(
             algorithm=algorithm,
-            max_tokens=config.max_tokens,
+            max_tokens=config.rollout.max_tokens,
             reference=FrozenReference(self.learner, source) if algorithm.kl else None,
         )
 
@@ -75,7 +75,7 @@ class RankUpdate:
 
     def save(self, folder: Path, schema: dict[str, str] | None) -> None:
         self.learner.save_state(folder / "state.pt")
-        if self.config.save_hf:
+        if self.config.save.hf:
             self.learner.export(self.source, folder / EXPORT, schema=schema)
 
     def load(self, folder: Path) -> None:
@@ -158,7 +158,7 @@ class PolicyUpdate:
         return to_samples(
             groups,
             self.algorithm,
-            max_tokens=self.config.max_tokens,
+            max_tokens=self.config.rollout.max_tokens,
             shuffle=shuffle,
             queries=queries,
         )
@@ -170,7 +170,7 @@ class PolicyUpdate:
             return {}
         parts: list[list[TrainingSample]] = [made.samples]
         if num_ranks() > 1:
-            whole = self.config.shared_prefix
+            whole = self.config.learner.shared_prefix
             parts = shares(made.samples, self.learner.renderer, whole_groups=whole)
         words = [(part, 0.0 if number else made.denominator) for number, part in enumerate(parts)]
         return self._leader.together("learn", words, self._own.learn)

@@ -106,7 +106,7 @@ def read(run: Path, step: int | None, most: int) -> Kept:
     are none."""
     path = run / FILE
     if not path.is_file():
-        raise ConfigError(f"{run} holds no {FILE}; give the folder of a run with dump_every=1")
+        raise ConfigError(f"{run} holds no {FILE}; give the folder of a run with save.dump_every=1")
     sizes = Counter(line["step"] for line in _lines(path))
     if not sizes:
         raise ConfigError(f"{path} is empty: the run has not kept a step yet; look again later")

@@ -46,7 +46,7 @@ Keys are those of rl.train: .venv/bin/python -m rl.train --help. Paths are relat
   TOOL_CONFIG      other tools: a word such as v1_4gpus, or a tool YAML; tools.config=... does the same
   OUTPUT_DIR       folder of the run; without it a new experiments/rl_CONFIG_TIME. A run goes on, in another
                    job too, with its folder in OUTPUT_DIR and the same words
-  SAVE_FREQ        steps between checkpoints; save_every=... does the same
+  SAVE_FREQ        steps between checkpoints; save.every=... does the same
   GPUS_PER_NODE    GPUs used on each node (NUM_GPUS is the same); must be as many as are visible, and
                    all of them are used without it. 0 is a machine without
   TRAIN_GPUS       how many of this node's GPUs the learner gets, and
@@ -102,8 +102,8 @@ if [ "$own_out" = yes ]; then
 fi
 take SFT_CHECKPOINT model
 take TOOL_CONFIG tools.config
-take SAVE_FREQ save_every
-[ -z "${own[shard.zero]+set}" ] || own_zero=yes
+take SAVE_FREQ save.every
+[ -z "${own[learner.shard.zero]+set}" ] || own_zero=yes
 for key in engine.gpus engine.servers; do
   [ -z "${own[$key]+set}" ] || die "$key=${own[$key]}: ENGINE_GPUS says which GPUs serve the policy; leave $key out"
 done
@@ -174,7 +174,7 @@ fi
 learner=("$python" -m)
 if [ "$num_train" -gt 0 ]; then
   # On one GPU too: ZeRO keeps weights in float32 beside those in bfloat16.
-  [ "$own_zero" = yes ] || words+=(shard.zero=2)
+  [ "$own_zero" = yes ] || words+=(learner.shard.zero=2)
   learner=("$python" -m torch.distributed.run --standalone "--nproc-per-node=$num_train" -m)
 fi
 uses_cluster=no

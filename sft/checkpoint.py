@@ -102,13 +102,14 @@ def schema_record(schema_hash: str, schema_text: str) -> dict[str, str]:
 def check_schema(folder: str | Path, current: str, policy: str) -> str | None:
     """Refuse a checkpoint made with other tools; returns a warning when its hash is unknown."""
     if policy not in ("same", "any"):
-        raise ConfigError(f"schema={policy!r} is neither same nor any")
+        raise ConfigError(f"tools.schema={policy!r} is neither same nor any")
     recorded = read_schema_hash(folder)
     if recorded == "unknown":
         return f"{folder} does not say which tool schema it was trained with; taken as it is"
     if recorded != current and policy == "same":
         raise ConfigError(
             f"{folder} was trained with tool schema {recorded[:12]}, this run uses {current[:12]}; "
-            "use the same tools.config= and tools.show=, or pass schema=any to compare on purpose"
+            "use the same tools.config= and tools.show=, or pass tools.schema=any to compare on "
+            "purpose"
         )
     return None

@@ -14,6 +14,7 @@ from typing import TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from sft.config_errors import check_sections, explain, group_error, group_types, known_keys
 from sft.run_dir import check_folder
 from toolshed.errors import ConfigError
 
@@ -33,6 +34,11 @@ class ToolsConfig:
     """Word or path of a tool YAML; ``none`` announces no tools."""
     show: list[str] = field(default_factory=list)
     """Functions to announce, in the file's order; empty for all of the file."""
+    schema: str = "same"
+    """``any`` accepts a checkpoint that was trained with another tool schema."""
+
+    def __post_init__(self) -> None:
+        check_choice(self, schema=SCHEMA_POLICIES)
 
 
 @dataclass
@@ -93,17 +99,44 @@ class ShardConfig:
             raise ConfigError(f"zero={self.zero} is none of 0, 2, 3")
 
 
+@dataclass
+class LearnerConfig:
+    """How a run's weights are trained, and which of them."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    frozen: str = "vision"
+    """``vision`` freezes the tower, ``none`` trains everything."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    micro_tokens: int = 4096
+    """Places of one micro-batch."""
+
+    def __post_init__(self) -> None:
+        check_choice(self, frozen=FREEZE)
+        check_positive(self, "micro_tokens")
+        check_learner(self.optim, self.frozen, self.shard, self.lora)
+
+
+@dataclass
+class ShowConfig:
+    """Where a run's figures are shown."""
+
+    tensorboard: bool = True
+    track: list[str] = field(default_factory=list)
+    """Services that get the figures too: ``wandb``, ``trackio``."""
+
+
 def check_learner(optim: OptimConfig, frozen: str, shard: ShardConfig, lora: LoraConfig) -> None:
     """ConfigError where the learner's options contradict each other."""
     if shard.zero and optim.muon_lr:
         raise ConfigError(
-            f"optim.muon_lr={optim.muon_lr} needs whole matrices and shard.zero={shard.zero} cuts "
-            "them; set muon_lr=0"
+            f"learner.optim.muon_lr={optim.muon_lr} needs whole matrices and learner.shard.zero="
+            f"{shard.zero} cuts them; set learner.optim.muon_lr=0"
         )
     if lora.rank and frozen != "vision":
         raise ConfigError(
-            f"lora.rank={lora.rank} adapts the language layers alone, and frozen={frozen} trains "
-            "the tower; set frozen=vision"
+            f"learner.lora.rank={lora.rank} adapts the language layers alone, and learner.frozen="
+            f"{frozen} trains the tower; set learner.frozen=vision"
         )
 
 
@@ -176,7 +209,7 @@ def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> 
 
     path = _find(room, name, schema)
     _check_lists(schema, words)
-    mappings = [key for key, _ in _known(schema, "", mappings=True)]
+    mappings = [key for key, _ in known_keys(schema, "", mappings=True)]
     overrides = [_override(word, mappings) for word in words]
     ConfigStore.instance().store(name="schema", node=schema)
     GlobalHydra.instance().clear()
@@ -187,9 +220,10 @@ def load_config(schema: type[T], room: str, name: str, words: Sequence[str]) -> 
             key, _, value = word.partition("=")
             if key in mappings:
                 OmegaConf.update(config, key, _mapping(key, value), merge=False)
+        check_sections(config)
         result: T = OmegaConf.to_object(config)  # type: ignore[assignment]
     except (ConfigCompositionException, OmegaConfBaseException, HydraException) as error:
-        raise ConfigError(_explain(error, schema, path)) from error
+        raise ConfigError(explain(error, schema, path, words)) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"config {path} is no YAML: {' '.join(str(error).split())}") from error
     return result
@@ -204,7 +238,7 @@ def to_yaml(config: object) -> str:
 
 def help_text(schema: type[object]) -> str:
     """Every key with its default, one a line, for ``--help``."""
-    return "\n".join(f"  {key}={value}" for key, value in _known(schema, ""))
+    return "\n".join(f"  {key}={value}" for key, value in known_keys(schema, ""))
 
 
 def _find(room: str, name: str, schema: type[object]) -> Path:
@@ -237,8 +271,11 @@ def _fits(path: Path, schema: type[object]) -> bool:
 
 def _check_lists(schema: type[object], words: Sequence[str]) -> None:
     """ConfigError where a word gives one value to a key that holds several."""
+    groups = group_types(schema)
     for word in words:
         key, _, text = word.partition("=")
+        if key in groups and not text.strip().startswith("{"):
+            raise ConfigError(group_error(key, groups[key], repr(word)))
         if key in _lists(schema) and not text.strip().startswith("["):
             item = f"{{path: {text or 'FILE'}}}" if _lists(schema)[key] else text or "NAME"
             raise ConfigError(f"{key} holds a list: write '{key}=[{item}]', not {word!r}")
@@ -274,73 +311,3 @@ def _mapping(key: str, text: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ConfigError(f"{key} holds a mapping: write {key}={{name: value, ...}}, not {text!r}")
     return content
-
-
-def _known(
-    schema: type[object], prefix: str, *, mappings: bool = False
-) -> list[tuple[str, object]]:
-    """Keys with their defaults, or only those that hold a mapping with free keys."""
-    found: list[tuple[str, object]] = []
-    hints = get_type_hints(schema)
-    defaults = schema()
-    for item in fields(schema):  # type: ignore[arg-type]
-        kind = hints[item.name]
-        if isinstance(kind, type) and is_dataclass(kind):
-            found += _known(kind, f"{prefix}{item.name}.", mappings=mappings)
-        elif not mappings or get_origin(kind) is dict:
-            found.append((prefix + item.name, getattr(defaults, item.name)))
-    return found
-
-
-def _item_keys(schema: type[object], prefix: str = "") -> list[str]:
-    """Keys of the parts of which a config holds lists, for example ``sources[].path``."""
-    found: list[str] = []
-    for name, kind in get_type_hints(schema).items():
-        part = get_args(kind)[0] if get_origin(kind) is list else None
-        if isinstance(part, type) and is_dataclass(part):
-            found += [key for key, _ in _known(part, f"{prefix}{name}[].")]
-        elif isinstance(kind, type) and is_dataclass(kind):
-            found += _item_keys(kind, f"{prefix}{name}.")
-    return found
-
-
-def _explain(error: Exception, schema: type[object], path: Path) -> str:
-    from hydra.errors import OverrideParseException
-    from omegaconf.errors import (
-        ConfigAttributeError,
-        ConfigKeyError,
-        OmegaConfBaseException,
-    )
-    from omegaconf.errors import ValidationError as OmegaConfValidationError
-
-    cause: BaseException = error
-    while not isinstance(cause, OmegaConfBaseException | OverrideParseException):
-        inner = cause.__cause__ or cause.__context__
-        if inner is None:
-            break
-        cause = inner
-    if isinstance(cause, OverrideParseException):
-        return (
-            f"{cause.override!r} cannot be read; a value with blanks, commas, brackets, ~, = needs "
-            "quotes of its own, for example 'out=\"a b\"'"
-        )
-    if isinstance(cause, OmegaConfValidationError):
-        text = str(cause.msg).partition("full_key")[0]
-        said = " ".join(text.split())
-        return f"{cause.full_key or cause.key}: {said}, in the command or in {path.name}"
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        return _unknown_key(str(cause.full_key or cause.key), schema, path)
-    text = " ".join(str(cause.msg if isinstance(cause, OmegaConfBaseException) else cause).split())
-    place = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
-    return f"config {path.name}: {f'{place}: ' if place else ''}{text[:300]}"
-
-
-def _unknown_key(key: str, schema: type[object], path: Path) -> str:
-    known = [name for name, _ in _known(schema, "")] + _item_keys(schema)
-    known += sorted({name.rpartition(".")[0] for name in known} - {""})
-    leaf = key.rpartition(".")[2]
-    by_leaf = {name.rpartition(".")[2]: name for name in reversed(known)}
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.75)
-    near = near or [by_leaf[n] for n in difflib.get_close_matches(leaf, by_leaf, 1, cutoff=0.6)]
-    hint = f"did you mean {near[0]}?" if near else "--help lists every key"
-    return f"unknown config key {key!r} in {path.name} or the command; {hint}"

@@ -203,7 +203,7 @@ class Learner:
         self._has_told = True
         tqdm.write(
             f"warning: a sample fills {num_places} places, more than the {self.max_tokens} of a "
-            "micro-batch (max_tokens in SFT, micro_tokens in RL); such samples are trained alone",
+            "micro-batch (learner.micro_tokens); such samples are trained alone",
             file=sys.stderr,
         )
 
@@ -275,7 +275,7 @@ class Learner:
         if not math.isfinite(norm):
             raise ConfigError(
                 f"the gradient of step {self.step + 1} is {norm}; {fate}: "
-                "lower optim.lr, or train in float32"
+                "lower learner.optim.lr, or train in float32"
             )
         if not self._zero:
             self._set_rates(factor)

@@ -26,7 +26,9 @@ def add_adapters(model: Any, config: LoraConfig) -> Any:
     model says what it said before (2106.09685, section 4.1).
     """
     if find_spec("peft") is None:
-        raise ConfigError("lora.rank= needs PEFT; install the extra: pip install -e '.[train]'")
+        raise ConfigError(
+            "learner.lora.rank= needs PEFT; install the extra: pip install -e '.[train]'"
+        )
     import peft
 
     settings = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=_PLACES)

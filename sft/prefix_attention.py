@@ -33,8 +33,8 @@ def share_prefixes(model: Any) -> None:
     config = model.model.language_model.config
     if set(config.layer_types) != {"full_attention"}:
         raise ConfigError(
-            "shared_prefix=true needs full attention in every layer, and this model has "
-            f"{', '.join(sorted(set(config.layer_types)))}; set shared_prefix=false"
+            "learner.shared_prefix=true needs full attention in every layer, and this model has "
+            f"{', '.join(sorted(set(config.layer_types)))}; set learner.shared_prefix=false"
         )
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)

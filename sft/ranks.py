@@ -48,8 +48,8 @@ def check_launch(zero: int) -> None:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and not zero:
         raise ConfigError(
-            f"torchrun started {ranks} ranks, and shard.zero=0 trains on one device; set "
-            "shard.zero=2 or 3, or start without torchrun"
+            f"torchrun started {ranks} ranks, and learner.shard.zero=0 trains on one device; set "
+            "learner.shard.zero=2 or 3, or start without torchrun"
         )
 
 

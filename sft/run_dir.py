@@ -29,7 +29,7 @@ from toolshed.types import Json
 _LOCK = ".lock"
 _CONFIG = "config.yaml"
 _BOARD = "tensorboard"
-_SHOWN = ("progress", "tensorboard", "track")
+_SHOWN = "show"
 _TRIED_BYTES = 1 << 16
 """Written and removed before any work."""
 _MOST_KEYS = 6
@@ -206,7 +206,7 @@ def check_writable(folder: Path) -> None:
 
 def _settled(text: str) -> dict[str, Json]:
     """What a config says but for how a run is shown, which may change while it goes on."""
-    return {key: value for key, value in yaml.safe_load(text).items() if key not in _SHOWN}
+    return {key: value for key, value in yaml.safe_load(text).items() if key != _SHOWN}
 
 
 def check_same_run(folder: Path, text: str) -> None:

@@ -29,10 +29,10 @@ def check_trackers(names: Sequence[str]) -> None:
     """ConfigError where one of ``names`` is unknown or its package is not installed."""
     for name in names:
         if name not in TRACKERS:
-            raise ConfigError(f"track={name} is none of {', '.join(TRACKERS)}")
+            raise ConfigError(f"show.track={name} is none of {', '.join(TRACKERS)}")
         if find_spec(name) is None:
             raise ConfigError(
-                f"track={name} needs the package {name}, which is not installed; run "
+                f"show.track={name} needs the package {name}, which is not installed; run "
                 f'pip install -e ".[{name}]", or leave it out'
             )
 

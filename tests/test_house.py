@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("toolshed", "sft", "rl", "eval")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_CONFIG_FIELDS = 25
 HEAVY = ("torch", "transformers", "ray", "mujoco", "sglang", "scipy", "hydra")
 
 
@@ -114,6 +115,19 @@ def test_files_and_functions_stay_short() -> None:
                     if length > MAX_FUNCTION_LINES:
                         too_long.append(f"{path.relative_to(ROOT)}: {node.name} has {length}")
     assert not too_long
+
+
+def test_configs_stay_small() -> None:
+    too_many = []
+    for room in ROOMS:
+        for path in sources(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
+                    num = sum(isinstance(each, ast.AnnAssign) for each in node.body)
+                    if num > MAX_CONFIG_FIELDS:
+                        too_many.append(f"{path.relative_to(ROOT)}: {node.name} has {num} fields")
+    # Still flat, as the keys of eval.run.
+    assert too_many == ["eval/config.py: EvalConfig has 34 fields"]
 
 
 def test_broad_excepts_stand_at_the_host_boundary_alone() -> None:

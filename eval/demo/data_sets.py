@@ -144,7 +144,8 @@ def fine_tune(out: Path, name: str, config: SFTConfig, parts: Mixture) -> None:
     sources = [replace(share, path=str(folder / f"{share.name}.json")) for share in parts.shares]
     for source in sources:
         write_rows(Path(source.path), files[source.name])
-    train(replace(config, sources=sources))
+    data = replace(config.data, cache=str(out / "cache"))
+    train(replace(config, sources=sources, data=data))
     _write_shares(out / name, sources, rows)
 
 

@@ -217,7 +217,7 @@ class _Demo:
         )
 
     def rl(self, name: str, start: str, seconds: float, words: Sequence[str]) -> None:
-        smoke = ["steps=2", "num_prompts=2", "group_size=4", "width=8"]
+        smoke = ["steps=2", "num_prompts=2", "group_size=4", "rollout.width=8"]
         words = [
             f"model={self.out / start}",
             f"out={self.out / name}",
@@ -312,16 +312,17 @@ def _point_words(settings: DemoSettings) -> list[str]:
     return [
         f"tools.config={settings.tools}",
         f"tools.show=[{POINT_TOOL}]",
-        "schema=any",
+        "tools.schema=any",
         f"data=[{{path: {point}}}]",
         "steps=40",
-        "optim.lr=1.0e-4",
-        "optim.schedule=constant",
+        "learner.optim.lr=1.0e-4",
+        "learner.optim.schedule=constant",
     ]
 
 
 def _collect(policy: str, data: Path, out: Path, config: CollectConfig) -> None:
-    done = collect(prepare(policy, data, out, config, force=True))
+    # A work is done again as a whole, so nothing is kept for going on.
+    done = collect(prepare(policy, data, out, config, force=True, journal=False))
     counts = out.with_suffix(".counts")
     counts.write_text(json.dumps(asdict(done)))
 

@@ -13,31 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from toolshed.errors import ConfigError
-
 Values = npt.NDArray[np.float64]
 NUM_BINS = 10
-
-
-# Not frozen: a frozen dataclass is read-only for the configuration library as well.
-@dataclass
-class DifficultyConfig:
-    """How difficulty is estimated and used; ``selection=informative`` alone reads ``pool``."""
-
-    prior: tuple[float, float] = (0.5, 0.5)
-    """Successes and failures that every question begins with."""
-    decay: float = 0.99
-    """Share of the counts that is left after a step; 1 never forgets."""
-    pool: float = 8.0
-    """Questions looked at for each that is drawn, the most promising of which are asked."""
-
-    def __post_init__(self) -> None:
-        if len(self.prior) != 2 or not all(0 < value < float("inf") for value in self.prior):
-            raise ConfigError(f"difficulty.prior={list(self.prior)} must be two numbers above 0")
-        if not 0 < self.decay <= 1:
-            raise ConfigError(f"difficulty.decay={self.decay} must be above 0 and at most 1")
-        if not 1 <= self.pool < float("inf"):
-            raise ConfigError(f"difficulty.pool={self.pool} must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +30,9 @@ class Counts:
 class Posteriors:
     """Of the questions of one source, by their ids."""
 
-    def __init__(self, config: DifficultyConfig) -> None:
-        self._config = config
+    def __init__(self, *, prior: tuple[float, float], decay: float) -> None:
+        """``prior``: successes and failures that every question begins with."""
+        self._prior, self._decay = prior, decay
         self._counts: dict[str, Counts] = {}
 
     def observe(self, question_id: str, rewards: Sequence[float], step: int) -> None:
@@ -72,7 +50,7 @@ class Posteriors:
         """Parameters (alpha, beta) of the posteriors as of ``step``; shape (questions, 2)."""
         faded = [self._faded(each, step) for each in question_ids]
         parameters: Values = np.array(faded, np.float64).reshape(-1, 2)
-        return parameters + np.array(self._config.prior, np.float64)
+        return parameters + np.array(self._prior, np.float64)
 
     def means(self, step: int) -> dict[str, float]:
         """Posterior mean, as of ``step``, of every question that was asked."""
@@ -84,7 +62,7 @@ class Posteriors:
         seen = self._counts.get(question_id)
         if seen is None:
             return 0.0, 0.0
-        left = self._config.decay ** (step - seen.step)
+        left = self._decay ** (step - seen.step)
         return left * seen.successes, left * seen.failures
 
     def state(self) -> dict[str, list[float]]:

@@ -12,22 +12,50 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from rl.figures.tasks import task_name
 from rl.questions.data import QuestionStream, StreamState
-from rl.scheduling.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
+from rl.scheduling.difficulty import Posteriors, histogram, spread_probability
 from rl.scheduling.schedule import Drawn
 from rl.seeds import seed_of
 from rl.types import Question, Trajectory
+from sft.config import check_choice
+from toolshed.errors import ConfigError
 from toolshed.types import Json
 
-SELECTIONS = ("uniform", "informative")
+ORDERS = ("uniform", "informative")
 _STREAMS = "streams.json"
 _DIFFICULTY = "difficulty.json"
+
+
+# Not frozen: a frozen dataclass is read-only for the configuration library as well.
+@dataclass
+class SelectionConfig:
+    """Which questions are asked first, and how their difficulty is estimated."""
+
+    order: str = "informative"
+    """``informative`` asks first the questions whose answers probably differ; ``uniform`` asks all
+    in turn."""
+    prior: tuple[float, float] = (0.5, 0.5)
+    """Successes and failures that every question begins with."""
+    decay: float = 0.99
+    """Share of the counts that is left after a step; 1 never forgets."""
+    pool: float = 8.0
+    """Questions looked at for each that is drawn, the most promising of which are asked;
+    ``informative`` alone reads it."""
+
+    def __post_init__(self) -> None:
+        check_choice(self, order=ORDERS)
+        if len(self.prior) != 2 or not all(0 < value < float("inf") for value in self.prior):
+            raise ConfigError(f"prior={list(self.prior)} must be two numbers above 0")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"decay={self.decay} must be above 0 and at most 1")
+        if not 1 <= self.pool < float("inf"):
+            raise ConfigError(f"pool={self.pool} must be 1 or more")
 
 
 class PromptSelection:
@@ -39,20 +67,19 @@ class PromptSelection:
         weights: Sequence[float],
         *,
         seed: int,
-        order: str,
         group_size: int,
-        difficulty: DifficultyConfig,
+        config: SelectionConfig,
     ) -> None:
         self._streams = [
             QuestionStream(questions, seed_of(seed, "data", i)) for i, questions in enumerate(parts)
         ]
         self._sources = [{each.id: each.source for each in questions} for questions in parts]
-        self._posteriors = [Posteriors(difficulty) for _ in parts]
+        self._posteriors = [Posteriors(prior=config.prior, decay=config.decay) for _ in parts]
         self._weights = np.array(weights)
         self._seed = seed
-        self._order = order
+        self._order = config.order
         self._group_size = group_size
-        self._pool = difficulty.pool
+        self._pool = config.pool
         self._counts: Counter[str] = Counter()
 
     def draw(self, step: int, num: int, refill: int = 0) -> list[Drawn]:

@@ -99,7 +99,7 @@ def last_words(episode: Episode) -> str:
 
 @contextmanager
 def shown(choice: str, dashboard: Dashboard) -> Iterator[Progress]:
-    """Show a run while the block runs. ``choice`` is ``RLConfig.progress``."""
+    """Show a run while the block runs. ``choice`` is ``RLConfig.show.progress``."""
     if choice == "auto":
         choice = "dashboard" if sys.stdout.isatty() else "bar"
     if choice == "dashboard":

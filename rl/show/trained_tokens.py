@@ -45,7 +45,7 @@ class TrainedTokens:
         made = to_samples(
             played,
             self._config.chosen_algorithm,
-            max_tokens=self._config.max_tokens,
+            max_tokens=self._config.rollout.max_tokens,
             shuffle=self._shuffle(int(lines[0]["step"])),
             queries=lambda t: queries[id(t.token_ids)],
         )

@@ -87,11 +87,11 @@ def _sizes(folder: Path) -> dict[str, int]:
 def trained_numbers(shape: Shape, config: RLConfig) -> int:
     """Numbers that move: of adapters ``rank`` x (in + out) of each matrix of the language layers;
     else the language model's, with the tower's where that is not frozen."""
-    if not config.lora.rank:
-        return shape.num_language if config.frozen == "vision" else shape.num_parameters
+    if not config.learner.lora.rank:
+        return shape.num_language if config.learner.frozen == "vision" else shape.num_parameters
     attention = 2 * (shape.hidden + shape.query_width) + 2 * shape.hidden + shape.kv_width
     feed_forward = 3 * (shape.hidden + shape.feed_forward)
-    return config.lora.rank * shape.layers * (attention + feed_forward)
+    return config.learner.lora.rank * shape.layers * (attention + feed_forward)
 
 
 def learner_gb(shape: Shape, config: RLConfig, ranks: int) -> dict[str, float]:
@@ -101,28 +101,29 @@ def learner_gb(shape: Shape, config: RLConfig, ranks: int) -> dict[str, float]:
     Adam 16 T over ranks with ZeRO (fp32 gradients, master and two moments), else 3 b T; reference b
     T where there is a KL term and no adapters; a layer makes b (8 hidden + 3 feed_forward) for each
     place of a micro-batch, of which checkpointing keeps b hidden for all layers but one; logits 12
-    bytes for each word of a chunk; features of a frozen tower at most ``shard.features_mb``. Where
-    this process plays, its decoder has the language model's weights and a cache of its own.
+    bytes for each word of a chunk; features of a frozen tower at most
+    ``learner.shard.features_mb``. Where this process plays, its decoder has the language model's
+    weights and a cache of its own.
     """
-    each, zero = _BYTES[config.dtype], config.shard.zero
-    trained, adapters = trained_numbers(shape, config), config.lora.rank > 0
+    each, zero = _BYTES[config.dtype], config.learner.shard.zero
+    trained, adapters = trained_numbers(shape, config), config.learner.lora.rank > 0
     held = shape.num_parameters + trained * adapters
-    still = shape.num_vision if config.frozen == "vision" else 0
+    still = shape.num_vision if config.learner.frozen == "vision" else 0
     layer = each * (8 * shape.hidden + 3 * shape.feed_forward)
     kept = layer + each * shape.hidden * shape.layers
-    place = kept if config.shard.checkpointing else layer * shape.layers
+    place = kept if config.learner.shard.checkpointing else layer * shape.layers
     found = {
         "weights": each * (still + (held - still) / (ranks if zero == 3 else 1)),
         "gradients and Adam": 16 * trained / ranks if zero else 3 * each * trained,
         "reference": each * trained if config.chosen_algorithm.kl and not adapters else 0,
-        "features": (config.shard.features_mb << 20) if still else 0,
-        ACTIVATIONS: place * config.micro_tokens,
-        LOGITS: 12 * shape.vocabulary * min(config.micro_tokens, _CHUNK),
+        "features": (config.learner.shard.features_mb << 20) if still else 0,
+        ACTIVATIONS: place * config.learner.micro_tokens,
+        LOGITS: 12 * shape.vocabulary * min(config.learner.micro_tokens, _CHUNK),
     }
     if config.policy == "transformers":
-        slots = -(-config.width // _TILE) * _TILE
+        slots, places = -(-config.rollout.width // _TILE) * _TILE, config.rollout.max_length
         found["decoder's weights"] = each * shape.num_language
-        found["decoder's cache"] = _place_bytes(shape, config.dtype) * slots * config.max_length
+        found["decoder's cache"] = _place_bytes(shape, config.dtype) * slots * places
     return {name: size / _GB for name, size in found.items() if size}
 
 
@@ -137,8 +138,8 @@ def engine_gb(shape: Shape, config: RLConfig) -> dict[str, float]:
     """
     engine = config.engine
     each = _BYTES[engine.dtype]
-    one = _place_bytes(shape, engine.dtype) * config.max_length
-    num = math.ceil(config.width / engine.servers)
+    one = _place_bytes(shape, engine.dtype) * config.rollout.max_length
+    num = math.ceil(config.rollout.width / engine.servers)
     return {
         "weights": each * shape.num_parameters / engine.tensor_parallel / _GB,
         "one trajectory at its longest": one / engine.tensor_parallel / _GB,
@@ -162,11 +163,12 @@ def disk_gb(shape: Shape, config: RLConfig) -> dict[str, float]:
     Without pictures, dumps of trajectories, logs and weights that pass to engines through a folder.
     """
     each, trained = _BYTES[config.dtype], trained_numbers(shape, config)
-    held = shape.num_parameters + trained * (config.lora.rank > 0)
-    num = math.ceil(config.steps / config.save_every)
-    exports = min(num, config.keep_hf + 1 if config.keep_hf else num) if config.save_hf else 0
+    held = shape.num_parameters + trained * (config.learner.lora.rank > 0)
+    save, num = config.save, math.ceil(config.steps / config.save.every)
+    exports = min(num, save.keep_hf + 1 if save.keep_hf else num) if save.hf else 0
+    moments = 12 if config.learner.shard.zero else 2 * each
     found = {
-        "states": min(num, 3) * (each * held + (12 if config.shard.zero else 2 * each) * trained),
+        "states": min(num, 3) * (each * held + moments * trained),
         f"{exports} exports": exports * each * shape.num_parameters,
         "final": each * shape.num_parameters,
     }

@@ -39,19 +39,19 @@ class Plan:
     """Of each part of the prompts."""
     val_questions: list[Question]
     commits: dict[str, str]
-    """Of each word of the hub in ``data`` and ``val_data``, the commit that was read."""
+    """Of each word of the hub in ``data`` and ``val.data``, the commit that was read."""
 
 
 def prepare(config: RLConfig) -> Plan:
     """Everything that can be wrong in a config is said here."""
     check_out(config.out)
     check_device(config.device)
-    check_trackers(config.track)
+    check_trackers(config.show.track)
     if not config.data:
         raise ConfigError("no questions: give data, for example data=[{path: train.parquet}]")
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     folder = resolve_checkpoint(config.model)
-    warning = check_schema(folder, tools.schema_hash, config.schema)
+    warning = check_schema(folder, tools.schema_hash, config.tools.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
     if config.policy == "sglang":
@@ -75,11 +75,11 @@ def _check_engine(config: RLConfig, folder: Path) -> None:
     check_training(
         config.engine,
         device=config.device,
-        frozen=config.frozen,
-        lora=config.lora,
+        frozen=config.learner.frozen,
+        lora=config.learner.lora,
         ranks=num_ranks(),
     )
-    check_lengths(config.engine, folder, config.max_length)
+    check_lengths(config.engine, folder, config.rollout.max_length)
     if lacking := missing(config.engine):
         raise ConfigError("; ".join(lacking))
 
@@ -98,8 +98,8 @@ def asked_with(
     every = [*chain(*questions), *val_questions]
     check_depth(every, tools, config.tools.config)
     check_answerable([question.source for question in every], tools, config.tools.config)
-    renderer = Renderer.load(folder, max_pixels=config.max_pixels)
-    limits = {"max_tokens": config.max_tokens, "max_length": config.max_length}
+    renderer = Renderer.load(folder, max_pixels=config.rollout.max_pixels)
+    limits = {"max_tokens": config.rollout.max_tokens, "max_length": config.rollout.max_length}
     check_room(every, tools.specs, renderer, **limits)
     return questions, val_questions, renderer
 
@@ -117,7 +117,7 @@ def commits_of(config: RLConfig, *, fetches: bool = True) -> dict[str, str]:
                 f"{held} cannot be read ({error}); it is what a run keeps of its data sets: "
                 "delete it to take their commits of today"
             ) from error
-    words = [item.path for item in config.data] + [config.val_data] * bool(config.val_data)
+    words = [item.path for item in config.data] + [config.val.data] * bool(config.val.data)
     found = {word: on_the_hub(at_commit(word, known, fetches=fetches)) for word in words}
     return {word: each.revision for word, each in found.items() if each is not None}
 
@@ -133,6 +133,6 @@ def load_all(
         return load_source(word, rows=rows, limit=limit, cache=config.cache, fetches=fetches)
 
     questions = [load(item.path, rows=item.rows, limit=item.limit) for item in config.data]
-    if not config.val_data:
+    if not config.val.data:
         return questions, []
-    return questions, load(config.val_data, limit=config.val_limit)
+    return questions, load(config.val.data, limit=config.val.limit)

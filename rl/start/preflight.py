@@ -60,7 +60,7 @@ def examine(config: RLConfig, *, ranks: int = 1) -> Preflight:
     if shape is not None:
         _memory(found, config, shape, ranks)
     _folder(found, config, shape)
-    found.attempt(lambda: check_trackers(config.track))
+    found.attempt(lambda: check_trackers(config.show.track))
     if tools is not None and shape is not None and config.data and _is_here(config):
         found.attempt(lambda: _questions(config, tools))
     return found
@@ -72,22 +72,22 @@ def fetch(config: RLConfig) -> None:
 
 
 def _run(found: Preflight, config: RLConfig) -> None:
-    algorithm = config.chosen_algorithm
+    algorithm, limits = config.chosen_algorithm, config.rollout
     found.say(
         "steps",
         f"{config.steps} of {config.num_prompts} questions x {config.group_size} rollouts, "
-        f"{config.width} at a time, max_staleness {config.max_staleness}, {config.selection}",
+        f"{limits.width} at a time, max_staleness {config.max_staleness}, {config.selection.order}",
     )
     found.say(
         "algorithm",
-        f"{config.algorithm}, lr {config.optim.lr:g}, KL {algorithm.kl:g}, clip "
+        f"{config.algorithm}, lr {config.learner.optim.lr:g}, KL {algorithm.kl:g}, clip "
         f"{algorithm.clip_low:g} and {algorithm.clip_high:g}, {algorithm.aggregation}",
     )
     found.say(
         "limits",
-        f"{config.max_turns} turns of {config.max_calls} calls, {config.max_tokens} tokens, "
-        f"{config.max_length} places with the prompt, pictures of "
-        f"{f'{config.max_pixels} pixels' if config.max_pixels else 'the size of the checkpoint'}",
+        f"{limits.max_turns} turns of {limits.max_calls} calls, {limits.max_tokens} tokens, "
+        f"{limits.max_length} places with the prompt, pictures of "
+        f"{f'{limits.max_pixels} pixels' if limits.max_pixels else 'the size of the checkpoint'}",
     )
 
 
@@ -116,7 +116,9 @@ def _checkpoint(found: Preflight, config: RLConfig, tools: ToolSet | None) -> Sh
         return None
     warning = None
     if tools is not None:
-        warning = found.attempt(lambda: check_schema(folder, tools.schema_hash, config.schema))
+        warning = found.attempt(
+            lambda: check_schema(folder, tools.schema_hash, config.tools.schema)
+        )
     shape = found.attempt(lambda: shape_of(folder))
     num = f", {shape.num_parameters / 1e9:.3g} billion parameters" if shape else ""
     found.say("checkpoint", f"{folder}{num}")
@@ -135,10 +137,10 @@ def _data(found: Preflight, config: RLConfig) -> None:
         origin = found.attempt(lambda word=word: origin_of(word))  # type: ignore[misc]
         part = f", the first {limit}" if limit else f", {rows} rows" if rows else ""
         found.say(title, f"{origin or word}{part}")
-    if config.val_data:
-        every = f"every {config.val_every} steps" if config.val_every else "never"
-        val_origin = found.attempt(lambda: origin_of(config.val_data))
-        found.say("validation", f"{val_origin or config.val_data}, {every}")
+    if config.val.data:
+        every = f"every {config.val.every} steps" if config.val.every else "never"
+        val_origin = found.attempt(lambda: origin_of(config.val.data))
+        found.say("validation", f"{val_origin or config.val.data}, {every}")
 
 
 def _policy(found: Preflight, config: RLConfig, ranks: int) -> None:
@@ -160,7 +162,11 @@ def _policy(found: Preflight, config: RLConfig, ranks: int) -> None:
     found.missing += missing(engine)
     found.attempt(
         lambda: check_training(
-            engine, device=config.device, frozen=config.frozen, lora=config.lora, ranks=ranks
+            engine,
+            device=config.device,
+            frozen=config.learner.frozen,
+            lora=config.learner.lora,
+            ranks=ranks,
         )
     )
     try:
@@ -176,10 +182,10 @@ def _memory(found: Preflight, config: RLConfig, shape: Shape, ranks: int) -> Non
     def told(parts: dict[str, float]) -> str:
         return ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
 
-    learner = learner_gb(shape, config, ranks)
+    learner, zero = learner_gb(shape, config, ranks), config.learner.shard.zero
     found.say(
         "learner",
-        f"{ranks} process(es), ZeRO {config.shard.zero}; about {sum(learner.values()):.3g} GB "
+        f"{ranks} process(es), ZeRO {zero}; about {sum(learner.values()):.3g} GB "
         f"each: {told(learner)}",
     )
     if config.policy == "sglang":
@@ -199,7 +205,7 @@ def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
     need = sum(parts.values())
     found.say(
         "folder",
-        f"{out}: a checkpoint every {config.save_every} steps, about {need:.3g} GB in all, "
+        f"{out}: a checkpoint every {config.save.every} steps, about {need:.3g} GB in all, "
         f"{free:.3g} GB free; {_way_on(out)}",
     )
     if _num_done(out):
@@ -232,7 +238,7 @@ def _is_here(config: RLConfig) -> bool:
     """Whether all questions can be read without a server."""
     from rl.questions.sources import at_commit, is_here
 
-    words = [item.path for item in config.data] + [config.val_data] * bool(config.val_data)
+    words = [item.path for item in config.data] + [config.val.data] * bool(config.val.data)
     try:
         if not all(is_here(word) for word in words):
             return False

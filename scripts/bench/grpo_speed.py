@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from rl.config import RLConfig
+from rl.config import PolicyLearnerConfig, RLConfig, RolloutConfig
 from rl.policy.transformers import TransformersPolicy
 from rl.rollout import Limits, Player, opening
 from rl.scheduling.schedule import Drawn, Rules, Schedule
@@ -70,11 +70,13 @@ OUR_SETTINGS: dict[str, Any] = {
     "algorithm": "grpo",
     "num_prompts": PROMPTS,
     "group_size": GROUP,
+}
+OUR_LIMITS: dict[str, Any] = {
+    "width": PROMPTS * GROUP,
     "max_turns": MAX_TURNS,
     "max_tokens": MAX_TOKENS,
     "max_turn_tokens": MAX_TOKENS,
     "max_length": 512,
-    "shared_prefix": True,
 }
 
 
@@ -93,7 +95,7 @@ def compare(folder: Path, *, rounds: int, handicapped: bool) -> dict[str, float]
         peer = Peer(python, folder, _job(folder, shed, questions))
         opened.callback(peer.close)
         print(f"TRL: {json.dumps(peer.versions | TRL_SETTINGS)}", file=sys.stderr)
-        print(f"ours: {json.dumps(OUR_SETTINGS)}, width {PROMPTS * GROUP}", file=sys.stderr)
+        print(f"ours: {json.dumps(OUR_SETTINGS | OUR_LIMITS)}, shared_prefix", file=sys.stderr)
         ours = _Ours(taught, shed, questions, width=PROMPTS * GROUP)
         ours.run(1), peer.run(1)
         pairs = [(ours.run(STEPS), peer.run(STEPS)) for _ in range(rounds)]
@@ -151,12 +153,17 @@ class _Ours:
     def __init__(
         self, taught: Path, shed: Toolshed, questions: Sequence[Question], *, width: int
     ) -> None:
-        config = RLConfig(width=width, optim=OptimConfig(lr=LR), steps=10_000, **OUR_SETTINGS)
+        config = RLConfig(
+            rollout=RolloutConfig(**{**OUR_LIMITS, "width": width}),
+            learner=PolicyLearnerConfig(optim=OptimConfig(lr=LR), shared_prefix=True),
+            steps=10_000,
+            **OUR_SETTINGS,
+        )
         self.questions = questions
         self.update = PolicyUpdate(config, taught)
         renderer = self.update.learner.renderer
         self.policy = TransformersPolicy(
-            self.update.model, renderer, num_slots=width, max_length=config.max_length
+            self.update.model, renderer, num_slots=width, max_length=config.rollout.max_length
         )
         limits = Limits(max_turns=MAX_TURNS, max_tokens=MAX_TOKENS)
         player = Player(policy=self.policy, renderer=renderer, shed=shed, limits=limits)
@@ -166,7 +173,7 @@ class _Ours:
             width=width,
             sampling=SamplingParams(max_tokens=MAX_TOKENS),
             seed=0,
-            max_length=config.max_length,
+            max_length=config.rollout.max_length,
         )
         self.lot = np.random.default_rng(0)
         self.schedule = Schedule(player, rules, self._draw, self._score)

@@ -84,7 +84,7 @@ def _prepare(folder: Path) -> tuple[Words, Words]:
     _run("rl.tabletop", [str(questions), "--kinds", "point", "--num", "24", "--size", "112"])
     said = [f"tools.config={tools}", "reward={correct: 0.9, format: 0.1, point: binary}"]
     _run("rl.collect", ["teacher", str(questions), str(folder / "traces.json"), *said])
-    shared = [f"tools.config={tools}", "tensorboard=false", "optim.clip_norm=1.0"]
+    shared = [f"tools.config={tools}", "show.tensorboard=false", "learner.optim.clip_norm=1.0"]
     sft = [
         "demo",
         *shared,
@@ -100,9 +100,9 @@ def _prepare(folder: Path) -> tuple[Words, Words]:
         "steps=12",
         "num_prompts=4",
         "group_size=4",
-        "selection=informative",
-        "width=8",
-        "save_every=3",
+        "selection.order=informative",
+        "rollout.width=8",
+        "save.every=3",
     ]
     return sft, rl
 

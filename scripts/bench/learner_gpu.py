@@ -1,9 +1,10 @@
 """How well the learner uses one GPU: Qwen2.5-VL-3B in shape, random weights, nothing downloaded.
 
-The learner as the recipes start it on one GPU: bfloat16 with a float32 master (``shard.zero=2`` on
-one rank), recomputed layers, a frozen tower, the plain path (no shared prompts). Rollouts of the
-published length: 4,250 tokens of which 600 are sampled, in groups of 5 that share a prompt with one
-picture of 262,144 pixels; one more comes back from a tool. The first step is not counted.
+The learner as the recipes start it on one GPU: bfloat16 with a float32 master
+(``learner.shard.zero=2`` on one rank), recomputed layers, a frozen tower, the plain path (no shared
+prompts). Rollouts of the published length: 4,250 tokens of which 600 are sampled, in groups of 5
+that share a prompt with one picture of 262,144 pixels; one more comes back from a tool. The first
+step is not counted.
 
 *MFU* of an update: its floating-point operations over its seconds, over the device's dense bfloat16
 peak. Counted are, with N the numbers of all matrices that a token is multiplied with,

@@ -102,7 +102,7 @@ def figures(outcome: Outcome) -> dict[str, object]:
 
 def words_of(folder: Path, tools: Path, policy: str, staleness: int, steps: int) -> list[str]:
     """The words of a run of ``rl.train`` on the inputs in ``folder``."""
-    sizes = [f"num_prompts={NUM_PROMPTS}", f"group_size={GROUP_SIZE}", "width=8"]
+    sizes = [f"num_prompts={NUM_PROMPTS}", f"group_size={GROUP_SIZE}", "rollout.width=8"]
     engine = ["engine.max_total_tokens=32768", "engine.start_timeout_s=1800"]
     return [
         "demo",
@@ -112,12 +112,12 @@ def words_of(folder: Path, tools: Path, policy: str, staleness: int, steps: int)
         f"policy={policy}",
         f"max_staleness={staleness}",
         f"steps={steps}",
-        f"save_every={SAVE_EVERY}",
-        "dump_every=1",
+        f"save.every={SAVE_EVERY}",
+        "save.dump_every=1",
         # With its KL term every group is trained, whatever its rewards.
         "algorithm=grpo",
         "overrides.kl=0.001",
-        "tensorboard=false",
+        "show.tensorboard=false",
         *sizes,
         *(engine if policy == "sglang" else []),
     ]

@@ -58,7 +58,7 @@ def make_inputs(folder: Path) -> None:
     said = [f"tools.config={tools}", "reward={correct: 0.9, format: 0.1, point: binary}"]
     traces = folder / "traces.json"
     learn = [f"sources=[{{path: {traces}, batch_size: {NUM_QUESTIONS}}}]", f"model={folder}/tiny"]
-    learn += [f"tools.config={tools}", "tensorboard=false", "steps=16", f"out={folder}/sft"]
+    learn += [f"tools.config={tools}", "show.tensorboard=false", "steps=16", f"out={folder}/sft"]
     number, size = str(NUM_QUESTIONS), "112"
     failed = (
         tabletop([str(questions), "--kinds", "point", "--num", number, "--size", size])
@@ -312,9 +312,8 @@ def _drawn(config: RLConfig) -> Counter[str]:
         prepare(config).questions,
         [part.weight for part in config.data],
         seed=config.seed,
-        order=config.selection,
         group_size=config.group_size,
-        difficulty=config.difficulty,
+        config=config.selection,
     )
     draws = [selection.draw(step, config.num_prompts) for step in range(config.steps)]
     return Counter(each.question.id for draw in draws for each in draw)

@@ -37,7 +37,7 @@ OTHER = {
     "engine.environment": "other",
 }
 FREE = {
-    "schema": "any",
+    "tools.schema": "any",
     "data": "somewhere",
     "cache": "there",
     "out": "elsewhere",

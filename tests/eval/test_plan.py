@@ -97,7 +97,7 @@ sys.exit(code)
 
 def test_a_check_loads_nothing_heavy(folder: Path, tiny: Path) -> None:
     for who, more in ((str(tiny), "tools=v1"), ("api:gpt-5-mini", "tools=light")):
-        command = [sys.executable, "-c", _LIGHT, *words(folder, more, "schema=any", who=who)]
+        command = [sys.executable, "-c", _LIGHT, *words(folder, more, "tools.schema=any", who=who)]
         done = subprocess.run(
             [*command, "--check"], cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -115,7 +115,7 @@ def test_engines_are_told_before_they_start(
 ) -> None:
     monkeypatch.setenv("TOOLSHED_ENVS", str(tmp_path))
     asked = words(folder, "policy=sglang", "tools=none", "device=cpu", "dtype=float32")
-    asked = [str(tiny), *asked[1:], "schema=any", "--config", "demo"]
+    asked = [str(tiny), *asked[1:], "tools.schema=any", "--config", "demo"]
     assert main([*asked, "--check"]) == 2
     told = capsys.readouterr().out
     assert "sglang of environment sglang, 1 servers on cpu, float32, 64 episodes of 320" in told

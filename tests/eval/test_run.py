@@ -137,7 +137,13 @@ def test_depth_that_the_tools_do_not_show_is_not_asked_for(
     point = [q for q in questions if q.source == "tabletop-point"][:1]
     flat = [replace(q, images=(replace(q.images[0], depth=None),)) for q in point]
     write_questions(tmp_path / "tabletop-point.parquet", flat)
-    words = [str(checkpoint), "tabletop-point", f"data={tmp_path}", "schema=any", "max_length=600"]
+    words = [
+        str(checkpoint),
+        "tabletop-point",
+        f"data={tmp_path}",
+        "tools.schema=any",
+        "max_length=600",
+    ]
     assert main([*words, f"out={tmp_path / 'all'}"]) == 2
     shown = [*words, f"out={tmp_path / 'one'}", "tools.show=[roborefer.detect_one]"]
     assert main([*shown, "tools.config=light"]) == 0
@@ -180,7 +186,14 @@ def test_bad_words_stop_before_any_work(
 def test_prompts_that_do_not_fit_are_said_before_tools_start(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [str(checkpoint), "tabletop-pose", "--limit", "1", f"out={tmp_path}", "schema=any"]
+    words = [
+        str(checkpoint),
+        "tabletop-pose",
+        "--limit",
+        "1",
+        f"out={tmp_path}",
+        "tools.schema=any",
+    ]
     assert main([*words, "device=gpu"]) == 2
     assert "device='gpu' is none of cpu, cuda" in capsys.readouterr().err
     assert main([*words, "tools.config=light"]) == 2

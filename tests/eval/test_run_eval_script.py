@@ -158,7 +158,7 @@ def write_data(folder: Path, num: int) -> None:
 def test_a_laptop_needs_no_variables_and_no_cluster(cluster: Cluster, tiny: Path) -> None:
     data, out = cluster.folder / "data", cluster.folder / "out"
     write_data(data, 3)
-    words = ["tabletop-point", f"data={data}", "tools=light", "schema=any", "max_length=600"]
+    words = ["tabletop-point", f"data={data}", "tools=light", "tools.schema=any", "max_length=600"]
     words.append("tools.show=[roborefer.detect_one]")
     code, said, complained = cluster.run(str(tiny), *words, OUTPUT_DIR=str(out), NUM_GPUS="0")
     assert code == 0, complained

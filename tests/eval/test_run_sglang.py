@@ -37,7 +37,7 @@ def test_greedy_answers_are_those_of_the_transformers_policy(
     def rows(policy: str, *more: str) -> dict[str, EvalRow]:
         out = tmp_path / policy
         words = [f"policy={policy}", f"tools={tools}", f"data={tmp_path}", f"out={out}"]
-        words += ["device=cpu", "dtype=float32", "schema=any", "show_poisoned=true", *more]
+        words += ["device=cpu", "dtype=float32", "tools.schema=any", "show_poisoned=true", *more]
         words += ["max_turns=4", "max_tokens=400", "max_turn_tokens=100", "max_length=1500"]
         assert main([str(folder), "tabletop-point", "--config", "demo", *words]) == 0
         return {row.question_id: row for row in read_rows(out / "rows" / "tabletop-point.jsonl")}

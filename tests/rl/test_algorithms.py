@@ -302,14 +302,15 @@ def test_contradictions_are_refused(name: str, overrides: Overrides, said: str) 
 
 def test_words_of_the_command_line_reach_the_algorithm() -> None:
     words = ["algorithm=grpo", "overrides.kl=0.001", "overrides.clip_high=0.28"]
-    words += ["selection=informative", "difficulty.prior=[0.5,0.17]", "difficulty.pool=2"]
+    words += ["selection.order=informative", "selection.prior=[0.5,0.17]", "selection.pool=2"]
     config = load_config(RLConfig, "rl", "demo", words)
     assert config.chosen_algorithm == replace(ALGORITHMS["grpo"], kl=0.001, clip_high=0.28)
-    assert (config.selection, list(config.difficulty.prior)) == ("informative", [0.5, 0.17])
-    with pytest.raises(ConfigError, match=r"did you mean overrides\.clip_high"):
+    chosen = config.selection
+    assert (chosen.order, list(chosen.prior), chosen.pool) == ("informative", [0.5, 0.17], 2)
+    with pytest.raises(ConfigError, match=r"clip_high is overrides\.clip_high"):
         load_config(RLConfig, "rl", "demo", ["clip_high=0.3"])
     plain = load_config(RLConfig, "rl", "demo", [])
-    assert (plain.algorithm, plain.selection) == ("dapo_static", "uniform")
+    assert (plain.algorithm, plain.selection.order) == ("dapo_static", "uniform")
 
 
 def test_overrides_change_their_row_alone() -> None:

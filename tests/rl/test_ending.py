@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rl.config import QuestionsConfig, RLConfig
+from rl.config import ProgressConfig, QuestionsConfig, RLConfig, RolloutConfig, SaveConfig
 from rl.start.plan import DATA_FILE
 from rl.tabletop.dataset import Order, write_dataset
 from rl.train import train
+from sft.config import ToolsConfig
 from sft.run_dir import RunDir, whole_checkpoints
 from toolshed.types import Json
 
@@ -26,19 +27,15 @@ def config(tiny: Path, tmp_path: Path) -> RLConfig:
         model=str(tiny),
         out=str(tmp_path / "run"),
         data=[QuestionsConfig(path=str(data))],
-        schema="any",
+        tools=ToolsConfig(schema="any"),
         steps=3,
         num_prompts=1,
         group_size=2,
-        width=2,
-        max_turns=1,
-        max_tokens=12,
-        max_turn_tokens=8,
-        max_length=256,
-        save_every=100,
-        save_hf=False,
-        tensorboard=False,
-        progress="none",
+        rollout=RolloutConfig(
+            width=2, max_turns=1, max_tokens=12, max_turn_tokens=8, max_length=256
+        ),
+        save=SaveConfig(every=100, hf=False),
+        show=ProgressConfig(tensorboard=False, progress="none"),
     )
 
 

@@ -119,8 +119,8 @@ def written(tmp_path: Path, tiny: Path) -> set[str]:
     words = [
         "demo", f"model={tiny}", f"out={tmp_path / 'run'}", f"data=[{{path: {data}}}]",
         f"tools.config={tmp_path / 'tools.yaml'}", "steps=3", "num_prompts=3", "group_size=4",
-        "max_staleness=1", "overrides.kl=0.01", f"val_data={data}", "val_every=2", "val_limit=2",
-        "tensorboard=false", "progress=none", "mock.speed=400",
+        "max_staleness=1", "overrides.kl=0.01", f"val.data={data}", "val.every=2", "val.limit=2",
+        "show.tensorboard=false", "show.progress=none", "mock.speed=400",
     ]  # fmt: skip
     assert mock(words) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -40,8 +40,8 @@ def words(tiny: Path, tmp_path: Path) -> list[str]:
         "num_prompts=3",
         "group_size=4",
         "max_staleness=1",
-        "save_every=2",
-        "tensorboard=false",
+        "save.every=2",
+        "show.tensorboard=false",
     ]
 
 

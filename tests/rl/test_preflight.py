@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from rl.config import QuestionsConfig, RLConfig
+from rl.config import (
+    PolicyLearnerConfig,
+    ProgressConfig,
+    QuestionsConfig,
+    RLConfig,
+    RolloutConfig,
+    SaveConfig,
+)
 from rl.division import main as division_main
 from rl.policy.decoder import Decoder
 from rl.policy.sglang import preflight as engine_preflight
@@ -53,10 +60,8 @@ def config(tiny: Path, tmp_path: Path) -> RLConfig:
         model=str(tiny),
         out=str(tmp_path / "run"),
         data=[QuestionsConfig(path=str(data), rows=4)],
-        tools=ToolsConfig(config="light", show=["roborefer.detect_one"]),
-        schema="any",
-        max_tokens=24,
-        max_length=256,
+        tools=ToolsConfig(config="light", show=["roborefer.detect_one"], schema="any"),
+        rollout=RolloutConfig(max_tokens=24, max_length=256),
     )
 
 
@@ -89,7 +94,8 @@ def test_all_that_is_missing_is_said_at_once(config: RLConfig, tmp_path: Path) -
     assert "rows=9 says otherwise" in "\n".join(
         examine(replace(config, data=[replace(config.data[0], rows=9)])).missing
     )
-    assert "raise max_length" in "\n".join(examine(replace(config, max_length=30)).missing)
+    short = RolloutConfig(max_tokens=24, max_length=30)
+    assert "raise max_length" in "\n".join(examine(replace(config, rollout=short)).missing)
 
 
 def test_a_run_that_its_folder_would_refuse_is_missing_something(config: RLConfig) -> None:
@@ -107,8 +113,9 @@ def test_a_run_that_its_folder_would_refuse_is_missing_something(config: RLConfi
 
 
 def test_words_that_no_machine_knows_are_missing_something(config: RLConfig) -> None:
-    device, track = examine(replace(config, device="cdua", track=["wandbb"])).missing
-    assert "device='cdua' is none of" in device and "track=wandbb is none of" in track
+    show = ProgressConfig(track=["wandbb"])
+    device, track = examine(replace(config, device="cdua", show=show)).missing
+    assert "device='cdua' is none of" in device and "show.track=wandbb is none of" in track
     with pytest.raises(ConfigError, match="use bfloat16"):
         replace(config, dtype="float16")
 
@@ -134,11 +141,11 @@ def test_the_command_ends_with_2_where_something_lacks(
     config: RLConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["v1", "device=cpu", "policy=transformers", "tools.config=none", "dtype=float32"]
-    words += [f"data=[{{path: {config.data[0].path}}}]", "val_data=", "val_every=0"]
-    words += [f"out={tmp_path / 'run'}", "schema=any", "--check"]
+    words += [f"data=[{{path: {config.data[0].path}}}]", "val.data=", "val.every=0"]
+    words += [f"out={tmp_path / 'run'}", "tools.schema=any", "--check"]
     assert train_main([*words, "model=no/such"]) == 2
     assert "missing: no/such is no checkpoint" in capsys.readouterr().out
-    assert train_main([*words, f"model={config.model}", "max_length=20000"]) == 0
+    assert train_main([*words, f"model={config.model}", "rollout.max_length=20000"]) == 0
 
 
 def test_what_a_script_divides_by_is_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,13 +192,13 @@ def test_a_checkpoint_s_shape_is_that_of_its_tensors(tiny: Path) -> None:
 def test_the_recipe_fits_where_the_release_ran() -> None:
     """On 80 GB: by hand 2 x 3.75 for weights, 16 x 3.09 / 4 for what ZeRO-2 cuts over 4 ranks."""
     config = load_config(RLConfig, "rl", "v1_code", [])
-    config.shard = ShardConfig(zero=2, checkpointing=True)
+    config.learner.shard = ShardConfig(zero=2, checkpointing=True)
     parts = learner_gb(QWEN_3B, config, ranks=4)
     assert parts["weights"] == pytest.approx(7.51, abs=0.01)
     assert parts["gradients and Adam"] == pytest.approx(12.34, abs=0.01)
     assert parts["reference"] == pytest.approx(6.17, abs=0.01)
     assert sum(parts.values()) < 60
-    config.shard = ShardConfig(zero=3, checkpointing=True)
+    config.learner.shard = ShardConfig(zero=3, checkpointing=True)
     assert learner_gb(QWEN_3B, config, ranks=4)["weights"] < 3
     engine = engine_gb(QWEN_3B, config)
     # 36 layers x 512 numbers x 2 bytes for each of 16,384 places.
@@ -200,44 +207,46 @@ def test_the_recipe_fits_where_the_release_ran() -> None:
 
 def test_adapters_are_counted_as_peft_makes_them(tiny: Path) -> None:
     pytest.importorskip("peft")
-    config = RLConfig(lora=LoraConfig(rank=4))
+    config = RLConfig(learner=PolicyLearnerConfig(lora=LoraConfig(rank=4)))
     model = load_model(tiny)
-    add_adapters(model, config.lora)
+    add_adapters(model, config.learner.lora)
     made = sum(each.numel() for name, each in model.named_parameters() if ".lora_" in name)
     shape = shape_of(tiny)
     assert trained_numbers(shape, config) == made
     # They need no copy of the weights for a KL term: they are turned off.
     config.overrides.kl = 0.1
     assert "reference" not in learner_gb(shape, config, 1)
-    assert "reference" in learner_gb(shape, replace(config, lora=LoraConfig()), 1)
+    assert "reference" in learner_gb(shape, replace(config, learner=PolicyLearnerConfig()), 1)
 
 
 def test_who_plays_in_the_learner_s_process_is_counted(tiny: Path) -> None:
-    config = RLConfig(width=33, max_length=128)
+    config = RLConfig(rollout=RolloutConfig(width=33, max_length=128))
     decoder = Decoder(load_model(tiny), num_slots=33, max_length=128)
     cache = sum(each.nbytes for each in [*decoder.keys, *decoder.values])
     parts = learner_gb(shape_of(tiny), config, 1)
     assert parts["decoder's cache"] * 1e9 == cache
-    assert parts["features"] * 1e9 == config.shard.features_mb << 20
+    assert parts["features"] * 1e9 == config.learner.shard.features_mb << 20
     assert "decoder's cache" not in learner_gb(shape_of(tiny), replace(config, policy="sglang"), 1)
 
 
 def test_one_gpu_for_both_holds_both() -> None:
     engine = EngineConfig(device="cuda", dtype="bfloat16", colocated=True)
     config = RLConfig(policy="sglang", device="cuda", dtype="bfloat16", engine=engine)
-    config.shard = ShardConfig(zero=2)
+    config.learner.shard = ShardConfig(zero=2)
     both = together_gb(QWEN_3B, config, 1)
     # Weights twice, 16 bytes of each number that is trained, features, a cache of 8192 places.
     assert both == pytest.approx(2 * 7.51 + 49.37 + 2.15 + 0.302, abs=0.02)
 
 
 def test_the_disk_holds_every_export_that_is_kept() -> None:
-    config = RLConfig(steps=85, save_every=5, dtype="bfloat16", shard=ShardConfig(zero=2))
+    learner = PolicyLearnerConfig(shard=ShardConfig(zero=2))
+    config = RLConfig(steps=85, save=SaveConfig(every=5), dtype="bfloat16", learner=learner)
     found = disk_gb(QWEN_3B, config)
     assert found["17 exports"] == pytest.approx(17 * 7.51, abs=0.1)
     assert found["states"] == pytest.approx(3 * (7.51 + 12 * 3.086), abs=0.1)
-    assert disk_gb(QWEN_3B, replace(config, keep_hf=2))["3 exports"] < 23
-    assert "17 exports" not in disk_gb(QWEN_3B, replace(config, save_hf=False))
+    two, none = SaveConfig(every=5, keep_hf=2), SaveConfig(every=5, hf=False)
+    assert disk_gb(QWEN_3B, replace(config, save=two))["3 exports"] < 23
+    assert "17 exports" not in disk_gb(QWEN_3B, replace(config, save=none))
 
 
 def test_a_torn_checkpoint_is_one_sentence(tiny: Path, tmp_path: Path) -> None:

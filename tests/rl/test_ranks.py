@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from rl.config import RLConfig
+from rl.config import PolicyLearnerConfig, RLConfig
 from rl.tabletop.dataset import Order, write_dataset
 from sft.config import LoraConfig, ShardConfig
 from sft.learner import CACHE_FIGURES
@@ -37,14 +37,10 @@ defaults: [schema, _self_]
 steps: 6
 num_prompts: 2
 group_size: 3
-width: 6
-max_turns: 2
-max_tokens: 24
-max_turn_tokens: 12
-max_length: 256
-save_every: 2
-optim: {lr: 1e-3}
-tensorboard: false
+rollout: {width: 6, max_turns: 2, max_tokens: 24, max_turn_tokens: 12, max_length: 256}
+save: {every: 2}
+learner: {optim: {lr: 1e-3}}
+show: {tensorboard: false}
 """
 
 
@@ -122,7 +118,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 @pytest.fixture(scope="module")
 def whole(runs: Runs) -> str:
     """A run of two ranks that nothing happened to."""
-    finish(runs.start("whole", None, "shard.zero=2"))
+    finish(runs.start("whole", None, "learner.shard.zero=2"))
     return "whole"
 
 
@@ -144,7 +140,7 @@ def test_two_ranks_leave_what_one_process_leaves(runs: Runs, whole: str) -> None
 def test_a_run_that_loses_a_rank_ends_at_once_and_goes_on_exactly(runs: Runs, whole: str) -> None:
     # Without torchrun, which would end the others.
     for victim, step in ((1, 2), (0, 4)):
-        pair = runs.pair("killed", "shard.zero=2")
+        pair = runs.pair("killed", "learner.shard.zero=2")
         wait_for(runs.folder / "killed" / f"global_step_{step}", pair[0])
         pair[victim].kill()
         pair[victim].communicate()
@@ -155,13 +151,13 @@ def test_a_run_that_loses_a_rank_ends_at_once_and_goes_on_exactly(runs: Runs, wh
             (last,) = [line for line in said.splitlines() if "error" in line]
             assert last.startswith("error: rank_lost: rank 1 of 2 has ended: it was killed, or ")
             assert "the same command goes on from" in last
-    finish(runs.start("killed", None, "shard.zero=2"))
+    finish(runs.start("killed", None, "learner.shard.zero=2"))
     assert runs.lines("killed") == runs.lines(whole)
     assert torch.equal(runs.weights("killed"), runs.weights(whole))
 
 
 def test_a_full_disk_of_another_rank_is_told_by_the_first(runs: Runs) -> None:
-    pair = runs.pair("full", "shard.zero=2", LARGEST_FILE="200000")
+    pair = runs.pair("full", "learner.shard.zero=2", LARGEST_FILE="200000")
     (_, said), (_, quiet) = (each.communicate(timeout=PATIENCE_S) for each in pair)
     assert [each.returncode for each in pair] == [USER_ERROR, USER_ERROR], said[-4000:]
     assert "error: rank 1 of 2: " in said and "file too large; raise the limit" in said
@@ -169,7 +165,7 @@ def test_a_full_disk_of_another_rank_is_told_by_the_first(runs: Runs) -> None:
 
 
 def test_cut_weights_and_a_policy_in_this_process_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"set policy=sglang, or shard\.zero=2"):
-        RLConfig(shard=ShardConfig(zero=3))
-    with pytest.raises(ConfigError, match="set frozen=vision"):
-        RLConfig(frozen="none", lora=LoraConfig(rank=4))
+    with pytest.raises(ConfigError, match=r"set policy=sglang, or learner\.shard\.zero=2"):
+        RLConfig(learner=PolicyLearnerConfig(shard=ShardConfig(zero=3)))
+    with pytest.raises(ConfigError, match=r"set learner\.frozen=vision"):
+        PolicyLearnerConfig(frozen="none", lora=LoraConfig(rank=4))

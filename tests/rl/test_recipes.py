@@ -32,36 +32,33 @@ def test_each_composes_and_names_its_data_and_tools(name: str) -> None:
     (part,) = config.data
     full = "point" if kind == "point" else "full"
     assert part.path == f"hub:siyich/spacetools-rl{full}tools" and part.rows == NUM_ROWS[kind]
-    assert config.val_data.endswith("eval-benchmarks@1d539ac9/data/robospatial.parquet")
+    assert config.val.data.endswith("eval-benchmarks@1d539ac9/data/robospatial.parquet")
     assert config.model == config.out == ""
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "_" in name])
 def test_what_paper_and_code_share(name: str) -> None:
     config = recipe(name)
-    algorithm, optim, engine = config.chosen_algorithm, config.optim, config.engine
-    assert (config.num_prompts, config.group_size, config.temperature) == (64, 5, 1.0)
+    limits = config.rollout
+    algorithm, optim, engine = config.chosen_algorithm, config.learner.optim, config.engine
+    assert (config.num_prompts, config.group_size, limits.temperature) == (64, 5, 1.0)
     # A step is one update on the batch that was just played, all 320 at a time.
-    assert (config.max_staleness, config.width, config.selection) == (0, 320, "uniform")
+    assert (config.max_staleness, limits.width, config.selection.order) == (0, 320, "uniform")
     assert (optim.lr, optim.weight_decay, optim.clip_norm) == (1e-6, 0.01, 1.0)
     assert (optim.schedule, optim.warmup_steps, tuple(optim.betas)) == ("constant", 0, (0.9, 0.999))
-    assert (config.frozen, config.lora.rank) == ("vision", 0)
+    assert (config.learner.frozen, config.learner.lora.rank) == ("vision", 0)
     assert (algorithm.advantage, algorithm.aggregation) == ("group_std", "token_mean")
     assert (algorithm.clip_low, algorithm.clip_high, algorithm.dual_clip) == (0.2, 0.2, 3.0)
     assert (algorithm.ratio, algorithm.kl_estimator, algorithm.truncate) == ("token", "k3", 0.0)
     assert (algorithm.overlong, algorithm.refill, algorithm.query_credit) == (0.0, 0.0, 0.0)
     # 8192 for the prompt, 8192 for what follows.
-    assert (config.max_tokens, config.max_length - config.max_tokens) == (8192, 8192)
-    assert config.max_turn_tokens == config.max_tokens
-    assert (config.max_turns, config.max_calls, config.max_reply_chars) == (8, 8, 2048)
-    assert (config.save_every, config.val_every, config.val_limit, config.max_pixels) == (
-        5,
-        5,
-        0,
-        0,
-    )
+    assert (limits.max_tokens, limits.max_length - limits.max_tokens) == (8192, 8192)
+    assert limits.max_turn_tokens == limits.max_tokens
+    assert (limits.max_turns, limits.max_calls, limits.max_reply_chars) == (8, 8, 2048)
+    assert (config.save.every, config.val.every, config.val.limit) == (5, 5, 0)
+    assert limits.max_pixels == 0
     assert (config.policy, engine.tensor_parallel, engine.dtype) == ("sglang", 1, "bfloat16")
-    assert config.shard.checkpointing and config.reward.format == 0.0
+    assert config.learner.shard.checkpointing and config.reward.format == 0.0
 
 
 @pytest.mark.parametrize(
@@ -88,18 +85,18 @@ def test_where_paper_and_code_differ(name: str, kl: float, epochs: int, point: s
 @pytest.mark.parametrize("name", RECIPES)
 def test_ours_keeps_the_batch_and_the_length_and_changes_what_it_says(name: str) -> None:
     ours, paper = recipe(name), recipe(f"{name}_paper")
-    for key in ("num_prompts", "group_size", "temperature", "max_turns", "max_tokens", "optim"):
+    for key in ("num_prompts", "group_size", "learner"):
         assert getattr(ours, key) == getattr(paper, key)
-    assert (ours.selection, tuple(ours.difficulty.prior), ours.difficulty.pool) == (
-        "informative",
-        (0.5, 0.17),
-        8.0,
-    )
+    for key in ("temperature", "max_turns", "max_tokens"):
+        assert getattr(ours.rollout, key) == getattr(paper.rollout, key)
+    chosen = ours.selection
+    assert (chosen.order, tuple(chosen.prior), chosen.pool) == ("informative", (0.5, 0.17), 8.0)
     algorithm = ours.chosen_algorithm
     assert (algorithm.kl, algorithm.clip_high, algorithm.truncate) == (0.0, 0.28, 2.0)
-    assert (ours.max_staleness, ours.max_pixels, ours.max_reply_chars) == (1, 262144, 2048)
+    assert ours.max_staleness == 1
+    assert (ours.rollout.max_pixels, ours.rollout.max_reply_chars) == (262144, 2048)
 
 
 def test_a_word_replaces_the_data_and_the_row_count_with_it() -> None:
-    config = recipe("v1", "data=[{path: mine.parquet}]", "val_data=", "val_every=0")
+    config = recipe("v1", "data=[{path: mine.parquet}]", "val.data=", "val.every=0")
     assert (config.data[0].path, config.data[0].rows) == ("mine.parquet", 0)

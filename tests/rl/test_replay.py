@@ -16,7 +16,14 @@ import torch
 from safetensors.torch import load_file
 
 from rl.algorithms.table import Overrides
-from rl.config import QuestionsConfig, RLConfig
+from rl.config import (
+    PolicyLearnerConfig,
+    ProgressConfig,
+    QuestionsConfig,
+    RLConfig,
+    RolloutConfig,
+    SaveConfig,
+)
 from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.questions.data import write_questions
 from rl.questions.kept_pictures import KeptPictures, keep, pixel_hash
@@ -44,8 +51,9 @@ def puppet(config: RLConfig, weights: Weights, renderer: Renderer) -> LearningPo
             return POINT
         return f"<answer>{'red' if prompt.seed % 3 else 'green'} cube</answer>"
 
+    limits = config.rollout
     return Puppet(
-        weights.model, renderer, script, num_slots=config.width, max_length=config.max_length
+        weights.model, renderer, script, num_slots=limits.width, max_length=limits.max_length
     )
 
 
@@ -74,14 +82,12 @@ def config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> RLConfig:
         steps=5,
         num_prompts=3,
         group_size=4,
-        width=6,
-        max_turns=2,
-        max_tokens=200,
-        max_turn_tokens=64,
-        max_length=512,
-        save_every=2,
-        optim=OptimConfig(lr=1e-3, warmup_steps=2, schedule="linear"),
-        tensorboard=False,
+        rollout=RolloutConfig(
+            width=6, max_turns=2, max_tokens=200, max_turn_tokens=64, max_length=512
+        ),
+        save=SaveConfig(every=2),
+        learner=PolicyLearnerConfig(optim=OptimConfig(lr=1e-3, warmup_steps=2, schedule="linear")),
+        show=ProgressConfig(tensorboard=False),
     )
 
 
@@ -186,7 +192,7 @@ def forget_fields(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words", "message"),
     [
-        (forget_a_step, [], r"no trajectories of step 2; .* dump_every=1"),
+        (forget_a_step, [], r"no trajectories of step 2; .* save\.dump_every=1"),
         (tear, [], r"11 of 12 trajectories of step 5, .* killed; .* replay to step 4"),
         (forget_pictures, [], r"picture .*\.png of question .* put it back"),
         (forget_fields, [], "line 1, was written before replay"),
@@ -194,7 +200,8 @@ def forget_fields(run: Path) -> None:
         (lambda run: (run / "config.yaml").unlink(), [], "is no run"),
         (lambda run: None, ["9"], "step 9 is none of 1 to 5"),
         (lambda run: None, ["group_size=2"], "group_size=2 was 4 .* changes nothing"),
-        (lambda run: None, ["temperature=0.5"], "temperature=0.5 was 1.0"),
+        (lambda run: None, ["rollout.temperature=0.5"], r"rollout\.temperature=0.5 was 1.0"),
+        (lambda run: None, ["learner.lora.rank=4"], r"lora\.rank=4 was 0 .* learner\.optim, "),
     ],
 )
 def test_what_cannot_be_replayed_is_said(

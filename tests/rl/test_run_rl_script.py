@@ -30,9 +30,10 @@ TWO_NODES = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURMD_NODENA
 ONE_GPU = ("engine.colocated=true", "max_staleness=0")
 STEPS = 6
 SMALL = (
-    *("policy=transformers", "device=cpu", "dtype=float32", "val_every=0", "val_data="),
-    *("num_prompts=2", "group_size=2", "width=4", "max_turns=2", "max_tokens=24"),
-    *("max_turn_tokens=12", "max_length=256", "tensorboard=false", "schema=any"),
+    *("policy=transformers", "device=cpu", "dtype=float32", "val.every=0", "val.data="),
+    *("num_prompts=2", "group_size=2", "rollout.width=4", "rollout.max_turns=2"),
+    *("rollout.max_tokens=24", "rollout.max_turn_tokens=12", "rollout.max_length=256"),
+    *("show.tensorboard=false", "tools.schema=any"),
     "tools.show=[roborefer.detect_one]",
     # A random model is never right: rewards differ by form alone.
     "reward={correct: 0.5, format: 0.5}",
@@ -63,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("v3",), {}, "no config 'v3' in configs/rl"),
         (("stepz=3",), {}, "did you mean steps?"),
         (("SAVE_FREQ=3",), {}, "SAVE_FREQ=3 is a variable: write it before the command"),
-        (("save_every=5",), {"SAVE_FREQ": "3"}, "SAVE_FREQ=3 and save_every=5 contradict"),
+        (("save.every=5",), {"SAVE_FREQ": "3"}, "SAVE_FREQ=3 and save.every=5 contradict"),
         (("out=a",), {"OUTPUT_DIR": "b"}, "OUTPUT_DIR=b and out=a are two folders"),
         ((), {"NUM_GPUS": "4"}, "NUM_GPUS=4, but 0 GPUs are visible here"),
         (

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rl.questions.data import QuestionStream
-from rl.scheduling.difficulty import DifficultyConfig, Posteriors, histogram, spread_probability
+from rl.scheduling.difficulty import Posteriors, histogram, spread_probability
 from rl.scheduling.schedule import Drawn
-from rl.scheduling.selection import PromptSelection
+from rl.scheduling.selection import PromptSelection, SelectionConfig
 from rl.seeds import seed_of
 from rl.types import Question, Reward, StopReason, Trajectory
 from toolshed.errors import ConfigError
@@ -53,9 +54,8 @@ def selection(
         parts,
         [1.0] * len(parts),
         seed=3,
-        order=order,
         group_size=group_size,
-        difficulty=DifficultyConfig(pool=pool),
+        config=SelectionConfig(order=order, pool=pool),
     )
 
 
@@ -95,7 +95,7 @@ def steps(chosen: PromptSelection, people: Population, begin: int, end: int) -> 
 def shares(order: str, people: Population) -> tuple[float, float]:
     """Expected share of groups with spread: of all steps, and of the last quarter."""
     chosen = selection(
-        order, questions(people.num), pool=DifficultyConfig().pool, group_size=people.group_size
+        order, questions(people.num), pool=SelectionConfig().pool, group_size=people.group_size
     )
     chances = people.chances()
     drawn = [
@@ -172,7 +172,7 @@ def test_counters_tell_what_was_drawn_skipped_and_refilled() -> None:
 
 
 def test_posteriors_by_hand() -> None:
-    posteriors = Posteriors(DifficultyConfig(prior=(0.5, 0.5), decay=0.5))
+    posteriors = Posteriors(prior=(0.5, 0.5), decay=0.5)
     posteriors.observe("a", [1.0, 1.0, 0.0, 0.5], step=3)
     posteriors.observe("b", [], step=3)
     assert posteriors.beta(["a", "b"], 3).tolist() == [[3.0, 2.0], [0.5, 0.5]]
@@ -180,7 +180,7 @@ def test_posteriors_by_hand() -> None:
     posteriors.observe("a", [1.0], step=4)
     assert posteriors.beta(["a"], 4).tolist() == [[0.5 + 1.25 + 1, 0.5 + 0.75]]
     assert posteriors.means(4) == {"a": 2.75 / 4.0}
-    again = Posteriors(DifficultyConfig(decay=0.5))
+    again = Posteriors(prior=(0.5, 0.5), decay=0.5)
     again.restore(posteriors.state())
     assert again.means(7) == posteriors.means(7)
 
@@ -194,12 +194,13 @@ def test_spread_and_histogram_by_hand() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"prior": (0.0, 1.0)}, "difficulty.prior"),
-        ({"decay": 0.0}, "difficulty.decay=0.0"),
-        ({"decay": 1.5}, "difficulty.decay=1.5"),
-        ({"pool": 0.5}, "difficulty.pool=0.5"),
+        ({"order": "hard"}, "order='hard' is none of uniform, informative"),
+        ({"prior": (0.0, 1.0)}, r"prior=\[0.0, 1.0\] must be"),
+        ({"decay": 0.0}, "decay=0.0"),
+        ({"decay": 1.5}, "decay=1.5"),
+        ({"pool": 0.5}, "pool=0.5"),
     ],
 )
-def test_settings_out_of_range_are_refused(change: dict[str, float], said: str) -> None:
+def test_settings_out_of_range_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        DifficultyConfig(**change)  # type: ignore[arg-type]
+        SelectionConfig(**change)

@@ -15,7 +15,15 @@ import pytest
 import torch
 
 from rl.algorithms.table import Overrides
-from rl.config import QuestionsConfig, RLConfig
+from rl.config import (
+    PolicyLearnerConfig,
+    ProgressConfig,
+    QuestionsConfig,
+    RLConfig,
+    RolloutConfig,
+    SaveConfig,
+    ValidationConfig,
+)
 from rl.rewards import RewardRule
 from rl.rollout import Job
 from rl.scheduling.schedule import Schedule
@@ -64,14 +72,12 @@ def config(tiny: Path, data: Path, tmp_path: Path) -> RLConfig:
         steps=2,
         num_prompts=2,
         group_size=2,
-        width=4,
-        max_turns=2,
-        max_tokens=24,
-        max_turn_tokens=12,
-        max_length=256,
-        save_every=1,
-        optim=OptimConfig(lr=1e-3),
-        tensorboard=False,
+        rollout=RolloutConfig(
+            width=4, max_turns=2, max_tokens=24, max_turn_tokens=12, max_length=256
+        ),
+        save=SaveConfig(every=1),
+        learner=PolicyLearnerConfig(optim=OptimConfig(lr=1e-3)),
+        show=ProgressConfig(tensorboard=False),
     )
 
 
@@ -81,7 +87,8 @@ def lines(config: RLConfig) -> list[dict[str, float]]:
 
 
 def test_a_run_leaves_metrics_trajectories_and_a_checkpoint(config: RLConfig) -> None:
-    final = train(replace(config, val_data=config.data[0].path, val_every=2, val_limit=3))
+    val = ValidationConfig(data=config.data[0].path, every=2, limit=3)
+    final = train(replace(config, val=val))
     told = lines(config)
     assert [line["step"] for line in told] == [1, 2]
     assert {"reward", "accuracy", "call_rate", "dead_groups", "failures", "step_s"} <= set(told[0])
@@ -118,7 +125,8 @@ def test_validation_is_no_part_of_a_steps_time(
         return await play(self, jobs)
 
     monkeypatch.setattr(Schedule, "play", slow)
-    train(replace(config, val_data=config.data[0].path, val_every=2, val_limit=1))
+    val = ValidationConfig(data=config.data[0].path, every=2, limit=1)
+    train(replace(config, val=val))
     told = lines(config)[1]
     assert told["val_s"] >= 2 > told["step_s"]
 
@@ -149,8 +157,9 @@ def test_shared_prompts_and_recomputed_layers_train_the_same(
 ) -> None:
     monkeypatch.setattr("rl.train.score", reward_of_tokens)
     train(config)
-    other = replace(config, out=config.out + "_2", shared_prefix=True)
-    train(replace(other, shard=ShardConfig(checkpointing=True)))
+    learner = replace(config.learner, shared_prefix=True, shard=ShardConfig(checkpointing=True))
+    other = replace(config, out=config.out + "_2", learner=learner)
+    train(other)
     mine, plain = lines(other)[0], lines(config)[0]
     assert plain["grad_norm"] > 0
     for name in ("loss", "grad_norm", "tokens", "mismatch", "max_ratio"):
@@ -162,7 +171,8 @@ def test_adapters_are_sampled_with_and_merged_into_every_export(
     config: RLConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("rl.train.score", reward_of_tokens)
-    config = replace(config, lora=LoraConfig(rank=4), steps=4, optim=OptimConfig(lr=3e-2))
+    learner = PolicyLearnerConfig(lora=LoraConfig(rank=4), optim=OptimConfig(lr=3e-2))
+    config = replace(config, learner=learner, steps=4)
     final = train(replace(config, algorithm="grpo"))
     told = [line for line in lines(config) if "mismatch" in line]
     assert len(told) >= 3 and max(line["mismatch"] for line in told) <= 1e-5
@@ -206,7 +216,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     monkeypatch.setattr("rl.train.score", reward_of_tokens)
     config = replace(config, algorithm="grpo", overrides=Overrides(kl=kl), steps=4)
-    config = replace(config, lora=LoraConfig(rank=rank))
+    config = replace(config, learner=replace(config.learner, lora=LoraConfig(rank=rank)))
     broken = replace(config, out=str(tmp_path / "broken"))
     train(config)
     log = RunDir.log
@@ -240,7 +250,8 @@ def test_broken_tools_stop_a_run_and_are_nobodys_wrong_answers(
         return Puppet(model, renderer, lambda prompt: call, **options)
 
     monkeypatch.setattr("rl.policy.transformers.TransformersPolicy", caller)
-    config = replace(config, max_tokens=128, max_turn_tokens=64)
+    limits = replace(config.rollout, max_tokens=128, max_turn_tokens=64)
+    config = replace(config, rollout=limits)
     broken: dict[str, Json] = {
         "backend": "tests.rl.camera_tools:BrokenPointing",
         "show": ["detect_one"],
@@ -256,19 +267,19 @@ def test_broken_tools_stop_a_run_and_are_nobodys_wrong_answers(
     [
         ({"data": []}, "no questions: give data"),
         ({"data": [QuestionsConfig(path="none.parquet")]}, "none.parquet"),
-        ({"val_data": "none.parquet"}, "none.parquet"),
+        ({"val": ValidationConfig(data="none.parquet")}, "none.parquet"),
         ({"model": "nowhere"}, "nowhere is no checkpoint"),
         ({"tools": ToolsConfig(config="dem")}, "demo"),
         ({"steps": 0}, "steps=0"),
-        ({"frozen": "tower"}, "frozen='tower' is none of vision, none"),
-        ({"val_every": 2}, "val_every=2 needs val_data="),
         ({"out": ""}, "out="),
         ({"group_size": 1}, "group_size=1 must be 2 or more"),
         ({"algorithm": "grpoo"}, "algorithm='grpoo' is unknown; did you mean grpo"),
         ({"overrides": Overrides(clip_low=-1.0)}, "clip_low=-1"),
-        ({"selection": "hard"}, "selection='hard' is none of uniform, informative"),
         ({"device": "gpu"}, "device='gpu'"),
-        ({"max_length": 40}, r"\(tabletop-point\) needs .* places"),
+        (
+            {"rollout": RolloutConfig(max_tokens=24, max_length=40)},
+            r"\(tabletop-point\) needs .* places",
+        ),
     ],
 )
 def test_bad_input_stops_before_any_work(
@@ -281,7 +292,7 @@ def test_bad_input_stops_before_any_work(
 
 def test_tools_that_cannot_be_had_leave_nothing_that_hinders_the_next_try(config: RLConfig) -> None:
     with pytest.raises(ConfigError, match="toolshed env create roborefer"):
-        train(replace(config, tools=ToolsConfig(config="point"), schema="any"))
+        train(replace(config, tools=ToolsConfig(config="point", schema="any")))
     assert train(config).exists()
 
 

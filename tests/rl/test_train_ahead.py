@@ -11,8 +11,17 @@ from pathlib import Path
 import pytest
 
 from rl.algorithms.table import Overrides
-from rl.config import TRUNCATE, QuestionsConfig, RLConfig
+from rl.config import (
+    TRUNCATE,
+    PolicyLearnerConfig,
+    ProgressConfig,
+    QuestionsConfig,
+    RLConfig,
+    RolloutConfig,
+    SaveConfig,
+)
 from rl.rewards import RewardRule
+from rl.scheduling.selection import SelectionConfig
 from rl.tabletop.dataset import Order, write_dataset
 from rl.train import train
 from sft.config import OptimConfig, ToolsConfig
@@ -39,16 +48,14 @@ def config(tiny: Path, tmp_path: Path) -> RLConfig:
         steps=STEPS,
         num_prompts=NUM_PROMPTS,
         group_size=2,
-        width=4,
         max_staleness=1,
-        selection="uniform",
-        max_turns=2,
-        max_tokens=24,
-        max_turn_tokens=12,
-        max_length=256,
-        save_every=2,
-        optim=OptimConfig(lr=1e-3),
-        tensorboard=False,
+        rollout=RolloutConfig(
+            width=4, max_turns=2, max_tokens=24, max_turn_tokens=12, max_length=256
+        ),
+        selection=SelectionConfig(order="uniform"),
+        learner=PolicyLearnerConfig(optim=OptimConfig(lr=1e-3)),
+        save=SaveConfig(every=2),
+        show=ProgressConfig(tensorboard=False),
     )
 
 
@@ -81,7 +88,7 @@ def test_one_step_ahead_is_one_version_old_at_most_and_says_so(config: RLConfig)
 
 @pytest.mark.parametrize("staleness", [1, 2])
 def test_a_run_that_goes_on_asks_each_question_once(config: RLConfig, staleness: int) -> None:
-    config = replace(config, max_staleness=staleness, save_every=3)
+    config = replace(config, max_staleness=staleness, save=SaveConfig(every=3))
     train(config)
     # As if it had been killed after its second checkpoint.
     run = Path(config.out)
@@ -106,7 +113,8 @@ def test_the_older_weights_are_corrected_for_and_the_mismatch_is_told(
 ) -> None:
     monkeypatch.setattr("rl.train.score", reward_of_tokens)
     overrides = Overrides(refill=1.0)
-    train(replace(config, algorithm="dapo", overrides=overrides, selection="informative"))
+    selection = SelectionConfig(order="informative")
+    train(replace(config, algorithm="dapo", overrides=overrides, selection=selection))
     told = lines(config, "metrics.jsonl")
     trained = [line for line in told if "loss" in line]
     assert trained and told[-1]["in_flight"] == 0

@@ -16,7 +16,14 @@ import pytest
 import torch
 import yaml
 
-from rl.config import QuestionsConfig, RLConfig
+from rl.config import (
+    PolicyLearnerConfig,
+    ProgressConfig,
+    QuestionsConfig,
+    RLConfig,
+    RolloutConfig,
+    SaveConfig,
+)
 from rl.engine import engine_of
 from rl.policy.base import LearningPolicy, Prompt, Weights
 from rl.policy.sglang.config import EngineConfig
@@ -55,23 +62,19 @@ def config(start: Path, tmp_path: Path) -> RLConfig:
     return RLConfig(
         model=str(start),
         out=str(tmp_path / "run"),
-        schema="any",
         data=[QuestionsConfig(path=str(questions))],
-        tools=ToolsConfig(config=str(tmp_path / "tools.yaml")),
+        tools=ToolsConfig(config=str(tmp_path / "tools.yaml"), schema="any"),
         reward=RewardRule(correct=0.5, format=0.5),
         algorithm="reinforce_pp",
         steps=3,
         num_prompts=2,
         group_size=3,
-        max_turns=4,
-        max_tokens=400,
-        max_turn_tokens=100,
-        max_length=1500,
-        save_every=1,
-        optim=OptimConfig(lr=1e-4),
+        rollout=RolloutConfig(max_turns=4, max_tokens=400, max_turn_tokens=100, max_length=1500),
+        save=SaveConfig(every=1),
+        learner=PolicyLearnerConfig(optim=OptimConfig(lr=1e-4)),
         policy="sglang",
         engine=EngineConfig(max_total_tokens=8192, checked_prompts=1.0, patience_s=150.0),
-        tensorboard=False,
+        show=ProgressConfig(tensorboard=False),
     )
 
 

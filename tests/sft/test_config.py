@@ -78,7 +78,12 @@ def test_the_resolved_config_is_a_config_again(path: Path) -> None:
     [
         ("step=3", "unknown config key 'step' in whole.yaml or the command; did you mean steps"),
         ("naming.mixtur=3", "'naming.mixtur' .* did you mean naming.mixture"),
-        ("namin.steps=3", "'namin' .* did you mean naming"),
+        ("namin.steps=3", "'namin.steps' .* did you mean naming.steps"),
+        ("mixture=3", "'mixture' .*; mixture is naming.mixture"),
+        (
+            "naming=3",
+            r"naming holds steps, mixture: write naming=\{steps: \.\.\.\}, not",
+        ),
         ("parts=[{path: a, weigth: 2}]", "'weigth' .* did you mean parts\\[\\].weight"),
         ("xyzzy=1", "unknown config key 'xyzzy' .* --help lists every key"),
         ("steps=many", "steps: .*'many'.*whole.yaml"),
@@ -101,6 +106,9 @@ def test_a_wrong_key_in_the_file_is_named_as_well(path: Path) -> None:
     path.write_text("defaults: [schema, _self_]\noutt: x\n")
     with pytest.raises(ConfigError, match=r"'outt' in whole.yaml .* did you mean out"):
         load(path)
+    path.write_text("defaults: [schema, _self_]\nnaming: 3\n")
+    with pytest.raises(ConfigError, match=r"^naming holds steps, mixture: .* in whole.yaml"):
+        load(path)
     path.write_text("defaults: [schema, _self_]\nout: [x\n")
     with pytest.raises(ConfigError, match=r"whole\.yaml"):
         load(path)
@@ -112,7 +120,7 @@ def test_an_unknown_config_names_those_that_there_are(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"no config 'dem' in configs/sft .* did you mean demo"):
         load_config(Whole, "sft", "dem", [])
-    with pytest.raises(ConfigError, match=r"\(there is collect, collect_demo\)"):
+    with pytest.raises(ConfigError, match=r"\(there is collect, collect_api, collect_demo\)"):
         load_config(CollectConfig, "rl", "x", [])
     with pytest.raises(ConfigError, match=r"\(there is tiny\)"):
         load_config(TinyConfig, "rl", "x", [])

@@ -116,5 +116,5 @@ def test_training_resumes_and_the_reference_stays(tiny: Path, tmp_path: Path) ->
 
 
 def test_a_trained_tower_with_adapters_is_refused(tiny: Path) -> None:
-    with pytest.raises(ConfigError, match="set frozen=vision"):
+    with pytest.raises(ConfigError, match=r"set learner\.frozen=vision"):
         learner(tiny, frozen="none")

@@ -187,5 +187,5 @@ def test_training_without_groups_is_untouched_by_the_option(tiny: Path) -> None:
 def test_a_sliding_window_is_refused(tiny: Path) -> None:
     model: Any = load_model(tiny)
     model.model.language_model.config.layer_types[1] = "sliding_attention"
-    with pytest.raises(ConfigError, match="sliding_attention; set shared_prefix=false"):
+    with pytest.raises(ConfigError, match=r"sliding_attention; set learner\.shared_prefix=false"):
         share_prefixes(model)

@@ -16,7 +16,7 @@ import torch
 from sft.checkpoint import check_schema
 from sft.model import load_model
 from sft.run_dir import whole_checkpoints
-from sft.train import SFTConfig, main
+from sft.train import main
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 
@@ -39,8 +39,10 @@ def words(tiny: Path, tmp_path: Path) -> list[str]:
     (tmp_path / "drills.json").write_text(json.dumps(rows))
     (tmp_path / "drills.yaml").write_text("defaults: [schema, _self_]\nsteps: 4\nsave_every: 2\n")
     return [
-        str(tmp_path / "drills.yaml"), f"model={tiny}", "tools.config=demo", "optim.lr=1e-3",
-        f"sources=[{{path: {tmp_path}/drills.json, batch_size: 3}}]", "tensorboard=false",
+        str(tmp_path / "drills.yaml"), f"model={tiny}", "tools.config=demo",
+        "learner.optim.lr=1e-3",
+        f"sources=[{{path: {tmp_path}/drills.json, batch_size: 3}}]", "show.tensorboard=false",
+        f"data.cache={tmp_path}/cache",
     ]  # fmt: skip
 
 
@@ -61,12 +63,16 @@ def lines(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (train)")
 def test_two_ranks_leave_what_one_process_leaves(words: list[str], tmp_path: Path) -> None:
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
+    words = [*words, "data.eval_rows=1", "data.eval_every=2"]
     assert main([*words, f"out={alone}"]) == 0
-    told = launch([*words, f"out={ranks}", "shard.zero=3"])
+    told = launch([*words, f"out={ranks}", "learner.shard.zero=3"])
     assert told.count(str(ranks / "final")) == 1
     for mine, other in zip(lines(ranks), lines(alone), strict=True):
         for name in ("step", "loss", "grad_norm", "tokens", "lr"):
             assert mine[name] == pytest.approx(other[name], rel=1e-4)
+        assert ("held_out_loss" in mine) == (mine["step"] % 2 == 0)
+        held_out = other.get("held_out_loss", 0.0)
+        assert mine.get("held_out_loss", 0.0) == pytest.approx(held_out, rel=1e-4)
     assert [step for step, _ in whole_checkpoints(ranks)] == [2, 4]
     assert check_schema(ranks / "final", ToolSet.named("demo").schema_hash, "same") is None
     expected, got = (
@@ -76,7 +82,7 @@ def test_two_ranks_leave_what_one_process_leaves(words: list[str], tmp_path: Pat
     assert float((got - expected).norm() / expected.norm()) <= 1e-4
     # The same command again finds the finished run and its sharded state.
     before = lines(ranks)
-    launch([*words, f"out={ranks}", "shard.zero=3"])
+    launch([*words, f"out={ranks}", "learner.shard.zero=3"])
     assert lines(ranks) == before
 
 
@@ -86,7 +92,7 @@ def test_a_run_with_adapters_leaves_them_and_the_merged_checkpoint(
 ) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-W", "ignore", "-m", "sft.train", *words]
-    subprocess.run([*command, f"out={out}", "lora.rank=4"], check=True, timeout=240)
+    subprocess.run([*command, f"out={out}", "learner.lora.rank=4"], check=True, timeout=240)
     assert (out / "adapters" / "adapter_model.safetensors").exists()
     assert not any("lora" in name for name, _ in load_model(out / "final").named_parameters())
 
@@ -97,11 +103,14 @@ def test_ranks_without_zero_are_refused(
 ) -> None:  # fmt: skip
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     assert main([*words, f"out={tmp_path / 'run'}"]) == 2
-    assert "torchrun started 2 ranks, and shard.zero=0 trains on one" in capsys.readouterr().err
+    assert (
+        "torchrun started 2 ranks, and learner.shard.zero=0 trains on one"
+        in capsys.readouterr().err
+    )
 
 
 def test_options_that_contradict_each_other_are_refused_at_once() -> None:
-    from sft.config import LoraConfig
+    from sft.config import LearnerConfig, LoraConfig
 
-    with pytest.raises(ConfigError, match="set frozen=vision"):
-        SFTConfig(frozen="none", lora=LoraConfig(rank=4))
+    with pytest.raises(ConfigError, match=r"set learner\.frozen=vision"):
+        LearnerConfig(frozen="none", lora=LoraConfig(rank=4))

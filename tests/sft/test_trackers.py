@@ -120,12 +120,12 @@ def test_a_missing_package_is_said_with_the_command_that_installs_it(tmp_path: P
             with pytest.raises(ConfigError, match=rf'pip install -e "\.\[{name}\]"'):
                 RunDir(tmp_path / name, track=[name])
             assert not (tmp_path / name).exists()
-    with pytest.raises(ConfigError, match="track=neptune is none of wandb, trackio"):
+    with pytest.raises(ConfigError, match=r"show\.track=neptune is none of wandb, trackio"):
         check_trackers(["neptune"])
 
 
 def test_how_a_run_is_shown_may_change_while_it_goes_on(tmp_path: Path) -> None:
-    for text in ("lr: 1\nprogress: auto\n", "lr: 1\nprogress: none\n"):
+    for text in ("lr: 1\nshow: {progress: auto}\n", "lr: 1\nshow: {progress: none}\n"):
         opened = RunDir(tmp_path / "run")
         opened.save_config(text)
         opened.log(1, {"loss": 1.0})

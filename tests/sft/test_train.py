@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sft.checkpoint import SCHEMA_FILE, check_schema, resolve_checkpoint
-from sft.config import OptimConfig, ToolsConfig
-from sft.data import SourceConfig
+from sft.config import LearnerConfig, OptimConfig, ShowConfig, ToolsConfig
+from sft.data import DataConfig, SourceConfig
 from sft.run_dir import RunDir
 from sft.train import GateConfig, SFTConfig, main, train
 from tests.sft.limits import largest_file
@@ -38,11 +38,12 @@ def config(tiny: Path, tmp_path: Path) -> SFTConfig:
         model=str(tiny),
         out=str(tmp_path / "run"),
         sources=[SourceConfig(path=str(tmp_path / "drills.json"), batch_size=2)],
+        data=DataConfig(cache=str(tmp_path / "cache")),
         tools=ToolsConfig(config="demo"),
         steps=4,
         save_every=2,
-        optim=OptimConfig(lr=1e-3),
-        tensorboard=False,
+        learner=LearnerConfig(optim=OptimConfig(lr=1e-3)),
+        show=ShowConfig(tensorboard=False),
     )
 
 
@@ -103,9 +104,11 @@ def test_a_checkpoint_of_other_tools_is_refused_with_both_hashes(
     second = replace(
         config, model=config.out, out=str(tmp_path / "second"), tools=ToolsConfig(config="point")
     )
-    with pytest.raises(ConfigError, match=f"{HASHES[0][:12]}, .* {HASHES[1][:12]}; .* schema=any"):
+    with pytest.raises(
+        ConfigError, match=f"{HASHES[0][:12]}, .* {HASHES[1][:12]}; .* tools.schema="
+    ):
         train(second)
-    final = train(replace(second, schema="any"))
+    final = train(replace(second, tools=replace(second.tools, schema="any")))
     assert json.loads((final / SCHEMA_FILE).read_text())["hash"] == HASHES[1]
 
 
@@ -127,8 +130,6 @@ def test_a_checkpoint_of_unknown_tools_is_taken_with_one_warning(
         ({"tools": ToolsConfig(config="dem")}, "demo"),
         ({"tools": ToolsConfig(config="demo", show=["roborefer.detect"])}, "detect_one"),
         ({"sources": [SourceConfig(path="none.json")]}, "none.json do not exist"),
-        ({"schema": "maybe"}, "maybe. is none of same, any"),
-        ({"frozen": "tower"}, "frozen='tower' is none of vision, none"),
         ({"gate": GateConfig(source="copies")}, "gate.source='copies' .* drills"),
         ({"steps": 0}, "steps=0"),
         ({"save_every": 0}, "save_every=0"),
@@ -181,7 +182,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(config: SFTConfig) -> None:
 def test_a_sample_beyond_the_micro_batch_is_told_once(
     config: SFTConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(replace(config, max_tokens=10))
+    train(replace(config, learner=replace(config.learner, micro_tokens=10)))
     assert capsys.readouterr().err.count("more than the 10 of a micro-batch") == 1
 
 

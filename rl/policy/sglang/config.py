@@ -42,7 +42,7 @@ class EngineConfig:
     colocated: bool = False
     """The one engine is on the learner's own GPU, and gives its memory away while that trains."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """Adapters that engines make room for; ``rl.train`` sets it to its own ``lora``."""
+    """Adapters that engines make room for; ``rl.train`` sets it to ``learner.lora``."""
     trains_vision: bool = False
     """Whether updates hold the tower: picture features are then not kept between requests."""
     deterministic: bool = False

@@ -65,13 +65,14 @@ def check_training(
     engine = replace(engine, lora=lora or engine.lora)
     if engine.lora.rank and engine.way in ("broadcast", "ipc"):
         raise ConfigError(
-            f"engine.sync={engine.way} sends whole matrices, and lora.rank={engine.lora.rank} "
-            "trains adapters alone; give engine.sync=folder, or leave engine.sync out"
+            f"engine.sync={engine.way} sends whole matrices, and learner.lora.rank="
+            f"{engine.lora.rank} trains adapters alone; give engine.sync=folder, or leave "
+            "engine.sync out"
         )
     if frozen != "vision" and not engine.trains_vision:
         raise ConfigError(
-            f"frozen={frozen} trains the vision tower, and engines keep its features between "
-            "requests; give engine.trains_vision=true"
+            f"learner.frozen={frozen} trains the vision tower, and engines keep its features "
+            "between requests; give engine.trains_vision=true"
         )
     kind, _, number = device.partition(":")
     engine_gpus = engine.gpus or [0]
