@@ -92,7 +92,7 @@ def prepare(checkpoint: str, config: GateConfig, *, force: bool = False) -> Gati
         )
     check_device(config.device)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
-    schema: Literal["same", "any"] = "any" if config.schema == "any" else "same"
+    schema: Literal["same", "any"] = "any" if config.tools.schema == "any" else "same"
     folder = check_tools(checkpoint, tools, schema)
     out = Path(config.out or Path("runs/gate") / run_name(folder))
     _check_out(out, force)

@@ -15,7 +15,6 @@ from rl.start.gates import BarsConfig
 from sft.config import (
     CONFIGS,
     DTYPES,
-    SCHEMA_POLICIES,
     ToolsConfig,
     check_choice,
     check_not_negative,
@@ -26,11 +25,11 @@ from sft.config import (
 from toolshed.errors import ConfigError
 
 _FROM_RUN = (
-    *("data", "cache", "tools", "schema", "reward", "device", "dtype", "threads", "width"),
+    *("data", "cache", "tools", "reward", "device", "dtype", "threads", "width"),
     *("temperature", "max_turns", "max_calls", "max_reply_chars", "max_pixels", "max_tokens"),
     *("max_turn_tokens", "max_length", "max_failure_share"),
 )
-"""What a gate has in common with a run, wherever in its config the run keeps it."""
+"""What a gate has in common with a run, there itself or in ``rollout``."""
 
 
 @dataclass
@@ -42,8 +41,6 @@ class GateConfig:
     cache: str = ""
     """As of a run: folder for pictures that come inside data files."""
     tools: ToolsConfig = field(default_factory=lambda: ToolsConfig(config="demo"))
-    schema: str = "same"
-    """``any`` accepts a checkpoint that was trained with another tool schema."""
     reward: RewardRule = field(default_factory=RewardRule)
     bars: BarsConfig = field(default_factory=BarsConfig)
     right: float = 0.5
@@ -78,7 +75,7 @@ class GateConfig:
     """CPU threads; on small models a second one costs more than it brings."""
 
     def __post_init__(self) -> None:
-        check_choice(self, schema=SCHEMA_POLICIES, dtype=DTYPES)
+        check_choice(self, dtype=DTYPES)
         check_not_negative(self, "questions", "seed", "max_failure_share")
         check_not_negative(self, "max_reply_chars", "max_pixels")
         check_positive(self, "width", "temperature", "max_turns", "max_calls", "threads")
@@ -104,8 +101,7 @@ def config_of(words: Sequence[str], base: str) -> GateConfig:
         return replace(config, data=[QuestionsConfig(path=named)])
     run = yaml.safe_load(to_yaml(_run_config(named)))
     kept = yaml.safe_load(to_yaml(load_config(GateConfig, "rl", base, ())))
-    inner = {key: part[key] for part in run.values() if isinstance(part, dict) for key in part}
-    kept |= {key: value for key, value in (inner | run).items() if key in _FROM_RUN}
+    kept |= {key: value for key, value in (run["rollout"] | run).items() if key in _FROM_RUN}
     kept["samples"] = run["group_size"]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "gate.yaml"
