@@ -43,8 +43,8 @@ class GateConfig:
     tools: ToolsConfig = field(default_factory=lambda: ToolsConfig(config="demo"))
     reward: RewardRule = field(default_factory=RewardRule)
     bars: BarsConfig = field(default_factory=BarsConfig)
-    right: float = 0.5
-    """Least accuracy of a right answer."""
+    right: float = 0.0
+    """A right answer scores more, or whole; 0 for the threshold of its kind in ``rl.collect``."""
     questions: int = 64
     """How many are drawn, from each part of ``data`` by its weight; 0 for all."""
     samples: int = 8
@@ -84,8 +84,8 @@ class GateConfig:
             raise ConfigError(
                 f"samples={self.samples} must be 2 or more: whether siblings fare alike is a gate"
             )
-        if not 0.0 < self.right <= 1.0:
-            raise ConfigError(f"right={self.right} must lie above 0 and at most at 1")
+        if not 0.0 <= self.right <= 1.0:
+            raise ConfigError(f"right={self.right} must lie in [0, 1], as scores do")
 
 
 def config_of(words: Sequence[str], base: str) -> GateConfig:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rl.algorithms.advantages import has_spread
+from rl.collection.config import MIN_SCORES
+from rl.collection.filter import score_of
 from rl.figures.intervals import independent, wilson
 from rl.figures.tasks import NEAR
 from rl.rewards.answer import points
@@ -243,18 +245,20 @@ def _counts(words: Iterator[str]) -> str:
 
 
 def seen_of(trajectory: Trajectory, question: int, right: float) -> Seen | None:
-    """What gates read of a trajectory; None where it was not scored. ``right``: least accuracy of
-    a right answer."""
+    """What gates read of a trajectory; None where it was not scored. ``right``: what a right
+    answer scores more than; 0 for the threshold of its kind."""
     reward = trajectory.reward
     if reward is None:
         return None
+    kind = trajectory.question.kind
+    score, least = score_of(kind, reward), right or MIN_SCORES[kind]
     errors = [error.reason for turn in trajectory.turns for error in turn.errors]
     refused = [each.reason for each in trajectory.results if is_invalid(each)]
     return Seen(
         question=question,
         sample=trajectory.sample_index,
         value=reward.value,
-        is_right=reward.accuracy >= right,
+        is_right=score > least or score >= 1.0,
         fault=_fault(trajectory, reward),
         num_valid=len(trajectory.results) - len(refused),
         invalid=(*errors, *refused),

@@ -233,6 +233,24 @@ def test_what_is_seen_of_a_trajectory() -> None:
     assert seen_of(replace(cut, reward=None), 1, 0.5) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "accuracy", "right", "is_right"),
+    [
+        ("pose", 0.31, 0.0, True),
+        ("pose", 0.3, 0.0, False),
+        ("pose", 0.31, 0.5, False),
+        ("number", 0.5, 0.0, False),
+        ("number", 1.0, 1.0, True),
+    ],
+)
+def test_right_is_above_the_threshold_of_its_kind(
+    kind: str, accuracy: float, right: float, is_right: bool
+) -> None:
+    made = trajectory(accuracy=accuracy)
+    made = replace(made, question=replace(made.question, kind=kind))
+    assert (found := seen_of(made, 1, right)) and found.is_right == is_right
+
+
 @pytest.mark.parametrize("file", ["arguments.py", "references.py", "limits.py"])
 def test_every_refusal_of_what_was_written_is_an_invalid_call(file: str) -> None:
     text = (ROOT / "toolshed" / file).read_text()
@@ -372,7 +390,7 @@ def test_questions_are_drawn_by_weight(data: Path) -> None:
 def test_impossible_wishes_are_one_sentence(tiny: Path, data: Path, tmp_path: Path) -> None:
     for wrong, words in (
         ({"samples": 1}, "samples=1 must be 2 or more"),
-        ({"right": 0.0}, "right=0.0 must lie above 0"),
+        ({"right": 1.5}, r"right=1\.5 must lie in \[0, 1\]"),
         ({"questions": -1}, "questions=-1"),
     ):
         with pytest.raises(ConfigError, match=words):
