@@ -1,5 +1,5 @@
-"""rl.gate as a command: a random checkpoint fails honestly, broken machinery is nobody's mistake, a run's
-config says how to play, and bad input is one sentence."""
+"""rl.gate as a command: a random checkpoint fails honestly, broken machinery is nobody's mistake, a
+run's config says how to play, and bad input is one sentence."""
 
 from __future__ import annotations
 
