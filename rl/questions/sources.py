@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rl.questions.data import check_readable, load_questions, question_of, read_rows
+from rl.questions.data import check_readable, load_questions, meant_file, question_of, read_rows
 from rl.questions.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
 from rl.rewards import check_target
 from rl.types import Question
@@ -86,7 +86,8 @@ def is_here(word: str) -> bool:
     if wanted is None:
         for path in files_of(word):
             if not path.is_file():
-                raise ConfigError(f"data set {path} does not exist; give a parquet, or hub:NAME")
+                hint = meant_file(path) or "give a parquet, or hub:NAME"
+                raise ConfigError(f"data set {path} does not exist; {hint}")
         return True
     patterns = [wanted.file] if wanted.file else _TRAIN
     return any(hub.is_fetched(wanted.repository, wanted.revision, each) for each in patterns)
