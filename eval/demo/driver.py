@@ -232,6 +232,11 @@ class _Driver:
 
     def close(self) -> None:
         for worker in self.workers:
+            worker.pipe.close()
+        for worker in self.workers:
+            # One that waits for work ends by itself; killed, it would leave its semaphores behind.
+            if worker.plan is None:
+                worker.process.join(_LAST_WORDS_S)
             worker.process.terminate()
         if self.server is not None:
             assert self.server.stdin is not None
