@@ -124,13 +124,14 @@ def test_log_probs_equal_those_of_transformers_own_forward(tiny: Path) -> None:
 def test_long_targets_in_chunks_equal_one_piece(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sft.model
+    import sft.logprobs
 
     taught = learner(tiny)
     whole = taught.forward_backward(samples(taught.renderer))
     expected = gradient(taught)
     taught.model.zero_grad()
-    monkeypatch.setattr(sft.model, "_CHUNK", 7)
+    rows = 7 * taught.model.get_output_embeddings().weight.shape[0]
+    monkeypatch.setattr(sft.logprobs, "CHUNK", rows)
     chunked = taught.forward_backward(samples(taught.renderer))
     assert chunked["loss"] == pytest.approx(whole["loss"], rel=1e-6)
     assert torch.allclose(gradient(taught), expected, atol=1e-6)
