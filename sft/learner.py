@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from sft.batch import Batch, empty_batch, micro_batches
 from sft.config import LoraConfig, OptimConfig, ShardConfig, check_learner
-from sft.lora import add_adapters, merged_weights, plain_weights, save_adapters
 from sft.logprobs import token_logprobs
+from sft.lora import add_adapters, merged_weights, plain_weights, save_adapters
 from sft.model import (
     freeze,
     hidden_states,
