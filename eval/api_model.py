@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.config import EvalConfig
-from rl.policy.api_config import NO_KEY, ApiConfig, check_api, key_present
+from rl.policy.api_config import NO_KEY, PREFIX, ApiConfig, api_of, key_present
 from sft.run_dir import naming
 from toolshed.errors import ConfigError
 
@@ -21,31 +20,9 @@ if TYPE_CHECKING:
     from toolshed.shed import Toolshed
     from toolshed.toolset import ToolSet
 
-PREFIX = "api:"
 USAGE_FILE = "api_usage.jsonl"
-_CHARS_PER_TOKEN = 4
 _PROMPT_TOKENS = 1300
 """A picture of a megapixel and a question, roughly; providers count differently."""
-_ANSWER_TOKENS = 250
-_TURN_TOKENS = 350
-"""What a turn and its replies add to the next prompt, roughly."""
-_SHORT = {
-    "provider": "api.provider",
-    "base_url": "api.base_url",
-    "key_variable": "api.key_variable",
-    "tools": "tools.config",
-    "show": "tools.show",
-}
-"""Words of the command line that may be written without the mapping that they belong to."""
-
-
-def whole_words(words: Sequence[str]) -> list[str]:
-    """``key=value`` words with the short ones written out, ``tools={...}`` as it is."""
-    parts = [word.partition("=") for word in words]
-    return [
-        word if value.startswith("{") else f"{_SHORT.get(key, key)}{equals}{value}"
-        for word, (key, equals, value) in zip(words, parts, strict=True)
-    ]
 
 
 def with_model(subject: str, config: EvalConfig) -> EvalConfig:
@@ -53,16 +30,7 @@ def with_model(subject: str, config: EvalConfig) -> EvalConfig:
 
     ConfigError where the model cannot be reached as configured; nothing is sent.
     """
-    if not subject.startswith(PREFIX):
-        if config.api.model:
-            raise ConfigError(
-                f"api.model={config.api.model} and the checkpoint {subject}; give "
-                f"{PREFIX}{config.api.model} in its place, or no api.model="
-            )
-        return config
-    api = replace(config.api, model=subject.removeprefix(PREFIX))
-    check_api(api)
-    return replace(config, api=api)
+    return replace(config, api=api_of(subject, config.api))
 
 
 def warn_schema(api: ApiConfig) -> None:
@@ -77,11 +45,6 @@ def warn_schema(api: ApiConfig) -> None:
 def file_name(api: ApiConfig) -> str:
     """The model's name with nothing in it that a path could take for its own."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", api.model)
-
-
-def policy_words(api: ApiConfig) -> str:
-    """What rows call the policy: weights have a hash, of a model behind an API the name is all."""
-    return f"{api.model} {api.provider} {api.address} calls={api.calls}"
 
 
 def plan_lines(config: EvalConfig, tools: ToolSet, num_episodes: int) -> list[str]:
@@ -111,18 +74,13 @@ def plan_lines(config: EvalConfig, tools: ToolSet, num_episodes: int) -> list[st
 
 def _estimate(prices: Prices | None, config: EvalConfig, tools: ToolSet, num_episodes: int) -> str:
     """What the missing episodes may cost, from one turn each to all turns that are allowed."""
+    from rl.policy.estimate import episode_usd, text_tokens
+
     if prices is None:
         return "unknown"
-    first = _PROMPT_TOKENS + len(tools.schema_text) // _CHARS_PER_TOKEN
-    costs = [
-        num_episodes
-        * sum(
-            (first + number * _TURN_TOKENS) * prices.input + _ANSWER_TOKENS * prices.output
-            for number in range(num_turns)
-        )
-        / 1e6
-        for num_turns in (1, config.max_turns if tools.specs else 1)
-    ]
+    first = _PROMPT_TOKENS + text_tokens(tools.schema_text)
+    turns = (1, config.max_turns if tools.specs else 1)
+    costs = [num_episodes * episode_usd(prices, first, num_turns) for num_turns in turns]
     told = " to ".join(f"{cost:.3g}" for cost in dict.fromkeys(costs))
     return f"roughly {told} USD for {num_episodes} missing episodes, hidden reasoning besides"
 

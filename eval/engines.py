@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.config import EvalConfig
-from rl.policy.sglang.config import EngineConfig, with_limits
+from rl.policy.sglang.alone import engine_alone, start_alone
+from rl.policy.sglang.config import EngineConfig
 from rl.policy.sglang.preflight import check_lengths, missing
-from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
     from rl.rollout import Player
     from toolshed.shed import Toolshed
 
-_TAKEN = {"device": "device", "dtype": "dtype", "servers": "devices"}
-"""Keys of an engine -> those of an evaluation that decide them."""
-
 
 def engine_config(config: EvalConfig) -> EngineConfig:
     """The engines of an evaluation, on its devices and under its limits; ConfigError where
     ``engine`` says otherwise."""
-    own = EngineConfig()
-    for theirs, ours in _TAKEN.items():
-        if getattr(config.engine, theirs) != getattr(own, theirs):
-            raise ConfigError(
-                f"engine.{theirs}={getattr(config.engine, theirs)} is decided by {ours}= here; "
-                f"give {ours}="
-            )
-    if config.device not in ("cpu", "cuda"):
-        raise ConfigError(
-            f"device={config.device} with policy=sglang: give device=cuda and engine.gpus"
-        )
-    engine = replace(
+    return engine_alone(
         config.engine,
         device=config.device,
         dtype=config.dtype,
         servers=config.devices,
-        logs=config.engine.logs or str(Path(config.out) / "engine"),
+        width=config.width,
+        max_length=config.max_length,
+        logs=Path(config.out) / "engine",
     )
-    return with_limits(engine, width=config.width, max_length=config.max_length)
 
 
 def engine_words(config: EvalConfig) -> str:
@@ -75,11 +62,5 @@ def check_engines(config: EvalConfig, folder: Path) -> None:
 async def engine_player(config: EvalConfig, folder: Path, shed: Toolshed | None) -> Player:
     """Engines that have started: minutes. Closing the player's policy ends them."""
     from eval.evaluate import limits_of
-    from rl.policy.sglang.policy import SglangPolicy
-    from rl.rollout import Player
-    from sft.render import Renderer
 
-    renderer = Renderer.load(folder)
-    policy = SglangPolicy(engine_config(config), renderer, folder)
-    await policy.start()
-    return Player(policy=policy, renderer=renderer, shed=shed, limits=limits_of(config))
+    return await start_alone(engine_config(config), folder, shed, limits_of(config))

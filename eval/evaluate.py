@@ -14,9 +14,9 @@ from pathlib import Path
 
 from eval.config import EvalConfig
 from eval.failures import Tally, unless_broken
-from eval.identity import question_identity
 from eval.rows import Draw, EvalRow, RowKey, RowLog, read_rows
 from eval.scoring import Judged, judge
+from rl.identity import question_identity
 from rl.player import load_player
 from rl.policy.base import Policy, Prompt
 from rl.rewards import DEMO_RULE, RewardRule

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Z95 = 1.959963984540054
+from rl.figures.intervals import wilson
+
 NUM_RESAMPLES = 10_000
 _CHUNK = 1_000
 """Resamples of clusters that are drawn at once; it bounds memory, not the result."""
@@ -60,18 +61,6 @@ class Paired:
     @property
     def identical(self) -> bool:
         return self.num_better == 0 and self.num_worse == 0
-
-
-def wilson(mean: float, n: float) -> tuple[float, float]:
-    """Wilson's interval of a share seen on ``n`` independent questions (``n`` may be effective)."""
-    if n <= 0:
-        return 0.0, 1.0
-    centre = mean + Z95**2 / (2 * n)
-    margin = Z95 * math.sqrt(mean * (1 - mean) / n + Z95**2 / (4 * n * n))
-    scale = 1 + Z95**2 / n
-    low = 0.0 if mean == 0 else max(0.0, (centre - margin) / scale)
-    high = 1.0 if mean == 1 else min(1.0, (centre + margin) / scale)
-    return low, high
 
 
 def share(scores: Sequence[float]) -> Estimate:

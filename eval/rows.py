@@ -74,7 +74,7 @@ class EvalRow:
     policy: str
     """Which weights answered."""
     question_hash: str
-    """Of what was asked and scored (``eval.identity``)."""
+    """Of what was asked and scored (``rl.identity``)."""
     failure: str = ""
     attempt: int = 0
     """How often our machinery had broken this question before."""

@@ -19,12 +19,12 @@ from itertools import chain
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from eval import api_model
 from eval.benchmarks import BENCHMARKS, TABLETOP, QuestionSet, benchmark_named, open_benchmark
 from eval.config import CONFIG_FILE, EvalConfig
 from eval.live_tools import open_tools
 from eval.plan import Plan, make_plan, plan_text, rows_in
 from eval.subject import usual_config, usual_words
+from rl.policy.api_config import whole_words
 from sft.config import help_text, load_config, to_yaml
 from sft.run_dir import take_lock, write_atomic
 from toolshed.command import MACHINE_FAILURE, USER_ERROR, run_command
@@ -290,7 +290,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _run(args: argparse.Namespace) -> int:
     keys = [word for word in args.words if "=" not in word]
     overrides = usual_words(args.checkpoint)
-    overrides += api_model.whole_words([word for word in args.words if "=" in word])
+    overrides += whole_words([word for word in args.words if "=" in word])
     for name in ("limit", "repeats"):
         if getattr(args, name) is not None:
             overrides.append(f"{name}={getattr(args, name)}")

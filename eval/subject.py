@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from eval import api_model
 from eval.config import EvalConfig
 from eval.engines import check_engines, engine_player, engine_words, missing_engines
-from rl.policy.api_config import NO_KEY, ApiConfig, key_present
+from rl.policy.api_config import NO_KEY, PREFIX, ApiConfig, key_present
 from sft.checkpoint import run_name, short_name
 from toolshed.errors import ConfigError
 
@@ -79,7 +79,7 @@ class Checkpoint:
         return run_name(self.folder)
 
     def policy(self) -> str:
-        from eval.identity import policy_identity
+        from rl.identity import policy_identity
 
         return f"{self.name} {policy_identity(self.folder)}"
 
@@ -139,7 +139,7 @@ class ApiModel:
         return f"api_{self.name}"
 
     def policy(self) -> str:
-        return api_model.policy_words(self.api)
+        return self.api.identity
 
     def plan_lines(self, config: EvalConfig, tools: ToolSet, num_episodes: int) -> list[str]:
         return api_model.plan_lines(config, tools, num_episodes)
@@ -220,7 +220,7 @@ def usual_words(subject: str) -> list[str]:
 
 def usual_config(subject: str, *, published: bool) -> str:
     """The word of ``configs/eval`` where none is given."""
-    if subject.startswith(api_model.PREFIX):
+    if subject.startswith(PREFIX):
         return "api"
     return "paper" if published else "demo"
 

@@ -7,9 +7,13 @@ encoded on its own. A failed tool or policy ends the trajectory as ``tool_failur
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+import operator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from rl.policy.base import Policy, PolicyFailure, Prompt
 from rl.show.flight import Flight
@@ -22,6 +26,8 @@ from toolshed.images import ImageSource, load_image
 from toolshed.session import Session
 from toolshed.shed import Toolshed
 from toolshed.types import Message, ToolImage, ToolResult, ToolSpec
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,30 +72,43 @@ class Job:
 async def run_rollouts(
     jobs: Sequence[Job], player: Player, *, width: int
 ) -> AsyncGenerator[tuple[int, Trajectory], None]:
-    """Play all jobs, ``width`` at a time; yields (index of the job, trajectory) as they finish.
+    """Play all jobs, ``width`` at a time; yields (index of the job, trajectory) as they finish."""
+    works = [functools.partial(run_episode, job, player) for job in jobs]
+    async with contextlib.aclosing(run_works(works, width=width)) as done:
+        async for pair in done:
+            yield pair
 
-    Nothing is kept of what was yielded, so that memory does not grow with the number of jobs.
+
+async def run_works(
+    works: Sequence[Callable[[], Coroutine[Any, Any, T]]], *, width: int
+) -> AsyncGenerator[tuple[int, T], None]:
+    """Do all works, ``width`` at a time, begun in their order; yields (index, what it returned) as
+    they finish.
+
+    Nothing is kept of what was yielded, so that memory does not grow with the number of works.
     """
-    waiting = iter(range(len(jobs)))
-    playing: dict[asyncio.Task[Trajectory], int] = {}
+    waiting = iter(range(len(works)))
+    doing: dict[asyncio.Task[T], int] = {}
 
     def fill() -> None:
-        for index in itertools.islice(waiting, width - len(playing)):
-            playing[asyncio.ensure_future(run_episode(jobs[index], player))] = index
+        for index in itertools.islice(waiting, width - len(doing)):
+            doing[asyncio.ensure_future(works[index]())] = index
 
     try:
         fill()
-        while playing:
-            done, _ = await asyncio.wait(playing, return_when=asyncio.FIRST_COMPLETED)
-            finished = sorted((playing.pop(task), task.result()) for task in done)
+        while doing:
+            done, _ = await asyncio.wait(doing, return_when=asyncio.FIRST_COMPLETED)
+            finished = sorted(
+                ((doing.pop(task), task.result()) for task in done), key=operator.itemgetter(0)
+            )
             fill()
             while finished:
                 yield finished.pop(0)
     finally:
-        for pending in playing:
+        for pending in doing:
             pending.cancel()
         # Waited for, so that nothing of an abandoned batch still runs, or is reported, later.
-        await asyncio.gather(*playing, return_exceptions=True)
+        await asyncio.gather(*doing, return_exceptions=True)
 
 
 async def run_episode(job: Job, player: Player) -> Trajectory:
@@ -101,6 +120,11 @@ async def run_episode(job: Job, player: Player) -> Trajectory:
         player.policy.release(episode.name)
         if player.flight is not None:
             player.flight.leaves(episode.name)
+
+
+def episode_name(job: Job) -> str:
+    """What a policy calls the trajectory of a job."""
+    return f"{job.question.id}/{job.sample_index}/{job.seed}"
 
 
 def opening(question: Question, specs: Sequence[ToolSpec]) -> list[Message]:
@@ -117,7 +141,7 @@ class _Episode:
     def __init__(self, job: Job, player: Player) -> None:
         question = job.question
         self.job, self.player = job, player
-        self.name = f"{question.id}/{job.sample_index}/{job.seed}"
+        self.name = episode_name(job)
         self.images: list[ToolImage] = [_load(source) for source in question.images]
         self.session: Session | None = None
         if player.shed is not None:

@@ -32,6 +32,7 @@ from rl.scheduling.position import Position
 from rl.scheduling.schedule import Rules, Schedule
 from rl.scheduling.selection import PromptSelection
 from rl.show.flight import Flight
+from rl.show.idle import IdleSteps
 from rl.show.progress import Dashboard, Progress, board_before, shown
 from rl.start.plan import DATA_FILE, Plan, prepare
 from rl.types import SamplingParams, Trajectory
@@ -142,13 +143,16 @@ class _Training:
         kv_tokens = config.rollout.kv_tokens or policy.kv_tokens
         schedule = self._schedule(player, kv_tokens, position)
         before = board_before(self.run_dir.path, config.steps, self.run_dir.metrics())
+        idle = IdleSteps(self.run_dir.path, before.lines)
         async with aclosing(schedule):
             with shown(config.show.progress, Dashboard(before, flight, schedule)) as self.progress:
                 for step in range(self.learner.step, config.steps):
                     if self.leader.is_asked_to_end:
                         self._save_unsaved(schedule)
                         raise KeyboardInterrupt
-                    self.progress.step(await self._step(step, policy, schedule))
+                    figures = await self._step(step, policy, schedule)
+                    self.progress.step(figures)
+                    idle.step(figures)
 
     def _schedule(self, player: Player, kv_tokens: int, position: Position | None) -> Schedule:
         from rl.algorithms.samples import is_informative

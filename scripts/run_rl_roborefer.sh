@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Step 1 of the recipe: the base model learns to point, with RoboRefer as its only tool. Words and
-# variables are those of run_rl.sh, which does it; its first word may be another point config.
+# variables are those of run_rl.sh, which does it; another point config may be among the words.
 #SBATCH --job-name=spacetools-rl-point
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -30,13 +30,19 @@ TEXT
   exit 0
 fi
 base=${BASE_MODEL:-models/Qwen2.5-VL-3B-Instruct}
-config=point
-case "${1:-}" in
-  *=* | -* | '') ;;
-  *) config=$1; shift ;;
-esac
-own_model=no
-for word in "$@"; do case "$word" in model=*) own_model=yes ;; esac; done
+config='' own_model=no words=()
+for word in "$@"; do
+  case "$word" in
+    *=* | -*) words+=("$word") ;;
+    *)
+      if [ -n "$config" ]; then
+        echo "run_rl_roborefer: two configs are given, $config and $word; give one" >&2
+        exit 2
+      fi
+      config=$word ;;
+  esac
+  case "$word" in model=*) own_model=yes ;; esac
+done
 if [ "$own_model" = no ] && [ ! -e "$root/$base" ] && [ ! -e "$base" ]; then
   echo "run_rl_roborefer: $base is not there; .venv/bin/hf download Qwen/Qwen2.5-VL-3B-Instruct --local-dir $base," \
     "or give BASE_MODEL" >&2
@@ -44,4 +50,4 @@ if [ "$own_model" = no ] && [ ! -e "$root/$base" ] && [ ! -e "$base" ]; then
 fi
 unset VERSION SFT_CHECKPOINT
 [ "$own_model" = yes ] || export SFT_CHECKPOINT=$base
-exec bash "$root/scripts/run_rl.sh" "$config" "$@"
+exec bash "$root/scripts/run_rl.sh" "${config:-point}" ${words[@]+"${words[@]}"}

@@ -21,13 +21,22 @@ done
 bash scripts/setup.sh
 export PYTHONPATH="$PWD" OMP_NUM_THREADS=1
 bin=.venv/bin
+echo "test: format"; $bin/ruff format --check --quiet .
+echo "test: lint"; $bin/ruff check --quiet .
+# Types beside the environments, which mostly wait for disks and networks.
+told=$(mktemp)
+$bin/mypy >"$told" 2>&1 &
+types=$!
+trap 'kill "$types" 2>/dev/null || true; rm -f "$told"' EXIT
 if [ -z "$marks" ]; then
   echo "test: environments"
   $bin/python -m toolshed.cli env create sam2 --cpu
   $bin/python -m toolshed.cli env create sglang --cpu
 fi
-echo "test: format"; $bin/ruff format --check --quiet .
-echo "test: lint"; $bin/ruff check --quiet .
-echo "test: types"; $bin/mypy
+echo "test: types"
+code=0
+wait "$types" || code=$?
+cat "$told"
+[ "$code" = 0 ] || exit "$code"
 echo "test: tests"
-exec $bin/python -m pytest -m "$marks" "${words[@]}"
+$bin/python -m pytest -m "$marks" "${words[@]}"

@@ -1,147 +1,125 @@
-"""Transcripts -> training samples, and the seeded order in which a mixture of them is drawn.
+"""What an SFT run learns from, as a config says it, and one conversation as a training sample.
 
-A transcript file is a JSON list in the ShareGPT form of the released set: turns as
-``{from, value}`` or ``{role, content}``, tool replies as user turns, ``system`` without tools,
-images by path.
+``sft/formats`` reads the forms that conversations come in, ``sft/index.py`` finds a file's rows,
+``sft/training_data.py`` says which of them a step trains.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from sft.config import check_positive
-from sft.render import IMAGE_MARK, Renderer
+from sft.config import check_not_negative, check_positive
+from sft.formats.table import AUTO, check_format
+from sft.index import Recipe, read_all
+from sft.render import Renderer
 from sft.sample import TrainingSample
+from sft.transcript import Reading, Transcript
+from toolshed.byte_lru import ByteLRU
 from toolshed.chat import system_prompt
 from toolshed.errors import ConfigError
-from toolshed.images import ImageSource, check_image, load_image
-from toolshed.types import Json, Message, Role, ToolImage, ToolSpec
+from toolshed.images import ImageSource, load_image
+from toolshed.types import Message, ToolImage, ToolSpec
 
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "observation": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-
-_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
+_PICTURE_BYTES = 256 << 20
+"""Of decoded pictures that are kept for the next epoch."""
+_TOOLS_SECTION = "\n\n# Tools\n"
+_pictures: ByteLRU[ToolImage] = ByteLRU(_PICTURE_BYTES)
 
 
 @dataclass
 class SourceConfig:
-    """One part of a mixture."""
+    """One part of what is learned from."""
 
     path: str = ""
+    """A JSON list, JSON lines, a parquet, a folder with one of them, or hub:OWNER/NAME[@REVISION]
+    [/FILE]; with a * in a file's name, all that fit."""
     weight: float = 1.0
-    """Share of the steps that draw from this source."""
+    """Share of the steps that draw from this source, where there is no mixture."""
     batch_size: int = 8
-    """Transcripts of one step."""
+    """Transcripts of one step, where there is no mixture."""
     name: str = ""
-    """Shown in metrics; the file's stem if empty."""
+    """Shown in metrics and used in mixtures; the file's stem if empty."""
+    format: str = AUTO
+    """One of sft/formats; ``auto`` tells by the first rows."""
+    images: str = ""
+    """Folder that relative pictures are named from; empty for the format's own rule."""
+    depth: str = ""
+    """Folder of depth pictures, shown beside their own, in the format llava; ``auto`` for that of a
+    RefSpatial file; empty shows none."""
+    system: str = ""
+    """Instruction of conversations that bring none."""
+    score_above: float | None = None
+    """Rows with a ``score`` are taken if it is higher."""
 
     def __post_init__(self) -> None:
         check_positive(self, "weight", "batch_size")
+        check_format(self.format)
+        if self.depth and self.format not in (AUTO, "llava"):
+            raise ConfigError(f"depth={self.depth!r} is for format=llava, not {self.format}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Transcript:
-    """One conversation to imitate; ``messages`` begin with a system turn without tools."""
+@dataclass
+class DataConfig:
+    """How the sources are mixed, and what of them is held out or left out."""
 
-    id: str
-    source: str
-    messages: tuple[Message, ...]
-    images: tuple[ImageSource, ...]
+    mixture: str = ""
+    """Sources by name, ``a+b*3+c@0.2``: b three times an epoch, a fifth of c. Empty draws one
+    source a step, by weight."""
+    batch: int = 8
+    """Conversations of a step of the mixture, over all ranks."""
+    epochs: float = 0.0
+    """Of the mixture, in place of ``steps``; 0 leaves it to ``steps``."""
+    eval_share: float = 0.0
+    """Share of all rows that is held out, for the held-out loss."""
+    eval_rows: int = 0
+    """The same as a number of rows; one of the two is 0."""
+    eval_every: int = 100
+    """Steps between held-out losses; 0 for none."""
+    templates: int = 20
+    """A question asked about more sets of pictures than this joins no rows when some are held out;
+    0 for no such question."""
+    leave_out: list[str] = field(default_factory=list)
+    """Families of tools; conversations that mention one are left out: ``[robot]`` for v1."""
+    max_rejected: float = 0.01
+    """Most of a source's rows, as a share, that may be wrong."""
+    cache: str = ""
+    """Folder of the indexes; empty for $XDG_CACHE_HOME/spacetools."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "batch")
+        check_not_negative(
+            self, "epochs", "eval_share", "eval_rows", "eval_every", "templates", "max_rejected"
+        )
+        if self.eval_share and self.eval_rows:
+            raise ConfigError(
+                f"eval_share={self.eval_share} and eval_rows={self.eval_rows} both say how many "
+                "rows are held out; give one"
+            )
+        for name in ("eval_share", "max_rejected"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} is a share; below 1")
+        if self.epochs and not self.mixture:
+            raise ConfigError(f"epochs={self.epochs} are those of a mixture; give data.mixture too")
 
 
 def load_transcripts(path: str | Path) -> list[Transcript]:
-    """Read a transcript file; raises ConfigError naming the first bad row and what is wrong."""
-    path = Path(path)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"transcripts {path} do not exist; make them with rl.collect") from error
-    except IsADirectoryError as error:
-        raise ConfigError(f"transcripts {path} are a folder; name a JSON file in it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"transcripts {path} are no JSON: {error}") from error
-    if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"transcripts {path} must be a JSON list with at least one conversation")
-    return [_transcript(row, index, path) for index, row in enumerate(rows)]
-
-
-def _transcript(row: Json, index: int, path: Path) -> Transcript:
-    def wrong(what: str) -> ConfigError:
-        return ConfigError(f"row {index} of {path}: {what}")
-
-    if not isinstance(row, dict) or not isinstance(row.get("conversations"), list):
-        raise wrong("no list of conversations")
-    turns = [_turn(turn, wrong) for turn in cast("list[Json]", row["conversations"])]
-    if turns and turns[0].role != "system":
-        turns.insert(0, Message(role="system", text=str(row.get("system", ""))))
-    if not any(turn.role == "assistant" for turn in turns):
-        raise wrong("no assistant turn to learn from")
-    wanted: Role = "user"
-    for place, turn in enumerate(turns[1:], start=1):
-        if turn.role != wanted:
-            raise wrong(f"turn {place} is of the {turn.role}, a turn of the {wanted} must follow")
-        wanted = "assistant" if wanted == "user" else "user"
-    listed = row.get("images") or []
-    if not isinstance(listed, list):
-        raise wrong(f"images is {listed!r:.40}, no list")
-    images = tuple(_image(item, path.parent) for item in listed)
-    marks = sum(turn.num_images for turn in turns)
-    if marks != len(images):
-        raise wrong(f"{marks} {IMAGE_MARK} marks for {len(images)} images")
-    for image in images:
-        try:
-            check_image(image)
-        except ConfigError as error:
-            raise wrong(str(error)) from error
-    return Transcript(
-        id=str(row.get("task_id", index)),
-        source=str(row.get("source", path.stem)),
-        messages=tuple(turns),
-        images=images,
-    )
-
-
-def _turn(turn: Json, wrong: Callable[[str], ConfigError]) -> Message:
-    if not isinstance(turn, dict):
-        raise wrong(f"turn {turn!r} is no object")
-    tag = turn.get("from", turn.get("role"))
-    text = turn.get("value", turn.get("content"))
-    if tag not in _ROLES or not isinstance(text, str):
-        raise wrong(f"turn with tag {tag!r} needs one of {', '.join(_ROLES)} and a text")
-    special = _SPECIAL.search(text)
-    if special:
-        raise wrong(f"the text holds {special[0]}, a token of the template, never of a text")
-    role = _ROLES[str(tag)]
-    num_images = text.count(IMAGE_MARK) if role == "user" else 0
-    return Message(role=role, text=text, num_images=num_images)
-
-
-def _image(item: Json, root: Path) -> ImageSource:
-    """A path (relative ones to the file's folder), a data URI, or ``{image, ...}`` of either."""
-    location = str(item.get("image") if isinstance(item, dict) else item)
-    return ImageSource(image=location if location.startswith("data:") else str(root / location))
+    """Read a whole transcript file in any format; raises ConfigError naming the first bad row and
+    what is wrong with it."""
+    return list(read_all(Recipe(reading=Reading(path=Path(path), images=Path()))))
 
 
 def to_sample(
     transcript: Transcript, renderer: Renderer, specs: Sequence[ToolSpec]
 ) -> TrainingSample:
-    """Render with the tools' schemas in the system turn; only assistant tokens are trained."""
+    """Render with the tools' schemas in the system turn, in place of those that it may have; only
+    assistant tokens are trained."""
     system, *rest = transcript.messages
-    messages = [Message(role="system", text=system_prompt(system.text, specs)), *rest]
+    text = system.text.partition(_TOOLS_SECTION)[0] if specs else system.text
+    messages = [Message(role="system", text=system_prompt(text, specs)), *rest]
     rendering = renderer.render(messages)
     return TrainingSample(
         token_ids=tuple(rendering.token_ids),
@@ -151,9 +129,12 @@ def to_sample(
     )
 
 
-@lru_cache(maxsize=2048)
 def _picture(source: ImageSource) -> ToolImage:
-    return load_image(source)
+    found = _pictures.get(source.image)
+    if found is None:
+        found = load_image(source)
+        _pictures.put(source.image, found, found.pixels.nbytes + len(source.image))
+    return found
 
 
 def mixture_order(

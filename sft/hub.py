@@ -15,9 +15,38 @@ from pathlib import Path
 
 from toolshed.errors import ConfigError
 
+WORD = "hub:"
+"""How words of configs begin that mean a data set of the hub."""
+_SET = re.compile(r"hub:([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/([^/].*))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BEGINNING = re.compile(r"[0-9a-f]{7,39}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnTheHub:
+    """A data set of the hub, as a config names it."""
+
+    repository: str
+    revision: str = "main"
+    """A commit, how one begins, or a branch."""
+    file: str = ""
+    """One of its files; empty where it is not said which."""
+
+
+def on_the_hub(word: str, *endings: str) -> OnTheHub | None:
+    """What ``hub:OWNER/NAME[@REVISION][/FILE]`` says, a file with one of ``endings``; None for
+    another word, ConfigError for one that begins so and is not of that form."""
+    if not word.startswith(WORD):
+        return None
+    found = _SET.fullmatch(word)
+    if found is None or (found[3] and not found[3].endswith(endings)):
+        file = f"FILE{endings[0]}" if len(endings) == 1 else f"FILE ({', '.join(endings)})"
+        raise ConfigError(
+            f"{word!r} is not of the form hub:OWNER/NAME, hub:OWNER/NAME@REVISION or "
+            f"hub:OWNER/NAME@REVISION/{file}"
+        )
+    return OnTheHub(repository=found[1], revision=found[2] or "main", file=found[3] or "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -90,8 +90,10 @@ def save_tensors(state: dict[str, Any], path: Path) -> None:
 
 
 def freeze(model: Any, what: str) -> None:
-    for parameter in model.model.visual.parameters():
-        parameter.requires_grad_(what != "vision")
+    """``what``: one of ``sft.config.FREEZE``."""
+    visual = model.model.visual
+    visual.requires_grad_(what == "none")
+    visual.merger.requires_grad_(what != "vision")
 
 
 def recompute_layers(model: Any) -> None:

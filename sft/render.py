@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sft.sample import Span, SpanKind, check_spans
+from toolshed.byte_lru import ByteLRU
 from toolshed.errors import ConfigError
 from toolshed.types import Message, ToolImage
 
 IMAGE_MARK = "<image>"
+PATCH_BYTES = 2 << 30
+"""Of patches that are kept: 340 pictures of 262,144 pixels, all of the demo's."""
 _IMAGE_TEXT = "<|vision_start|><|image_pad|><|vision_end|>"
 _BANNED = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
 
@@ -77,8 +80,7 @@ class Renderer:
         self.banned_tokens = tuple(self._token(text) for text in _BANNED)
         """Ids that no policy may sample: they would break positions and features."""
         self._encode = lru_cache(maxsize=65536)(self._encode_uncached)
-        self._vision = lru_cache(maxsize=3072)(self._vision_uncached)
-        self._pictures: dict[str, ToolImage] = {}
+        self._visions: ByteLRU[VisionInput] = ByteLRU(PATCH_BYTES)
         self._cutting = Lock()
         """A learner in a thread of its own reads the pictures that rollouts read."""
 
@@ -159,17 +161,19 @@ class Renderer:
     # ---- pictures -------------------------------------------------------------------------------
 
     def vision(self, image: ToolImage) -> VisionInput:
-        """Patches of a picture in the policy's resolution; each distinct picture is cut once."""
+        """Patches of a picture in the policy's resolution; those used last are kept."""
         with self._cutting:
-            self._pictures[image.sha256] = image
-            try:
-                return self._vision(image.sha256)
-            finally:
-                del self._pictures[image.sha256]
+            return self._vision(image)
 
-    def _vision_uncached(self, sha256: str) -> VisionInput:
-        pixels = self._pictures[sha256].pixels
-        out = self.image_processor(images=[pixels], return_tensors="np")
+    def _vision(self, image: ToolImage) -> VisionInput:
+        found = self._visions.get(image.sha256)
+        if found is None:
+            found = self._vision_uncached(image)
+            self._visions.put(image.sha256, found, found.patches.nbytes)
+        return found
+
+    def _vision_uncached(self, image: ToolImage) -> VisionInput:
+        out = self.image_processor(images=[image.pixels], return_tensors="np")
         t, h, w = (int(n) for n in out["image_grid_thw"][0])
         merge = int(self.image_processor.merge_size)
         patches = np.asarray(out["pixel_values"], dtype=np.float32)

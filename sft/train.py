@@ -7,8 +7,8 @@ or after one extension if a gate asks for it. Interrupted runs go on from their 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,12 +31,15 @@ from sft.config import (
     load_config,
     to_yaml,
 )
-from sft.data import SourceConfig, Transcript, load_transcripts, mixture_order, to_sample
+from sft.data import DataConfig, SourceConfig, to_sample
+from sft.data_report import summary_lines, table, warnings
 from sft.ranked_run import RankedRun
 from sft.ranks import check_launch, join_ranks, own_device, own_share, rank
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from sft.trackers import check_trackers
+from sft.training_data import DATA_FILE, TrainingData, load_training_data
+from sft.transcript import Transcript
 from toolshed.command import run_command
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
@@ -64,6 +67,7 @@ class SFTConfig:
     out: str = ""
     """Folder of the run."""
     sources: list[SourceConfig] = field(default_factory=list)
+    data: DataConfig = field(default_factory=DataConfig)
     tools: ToolsConfig = field(default_factory=ToolsConfig)
     steps: int = 100
     seed: int = 1
@@ -91,25 +95,39 @@ class Plan:
     tools: ToolSet
     folder: Path
     """Checkpoint to start from."""
-    names: list[str]
-    """Of the sources."""
-    transcripts: list[list[Transcript]]
-    """Of each source."""
+    data: TrainingData
+    steps: int
+    """Before an extension."""
 
 
 def prepare(config: SFTConfig) -> Plan:
     """Everything that can be wrong in a config is said here."""
     check_out(config.out)
     check_device(config.device)
-    check_launch(config.learner.shard.zero)
+    check_launch(config.learner.shard.zero, _batches(config))
     check_trackers(config.show.track)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     folder = resolve_checkpoint(config.model)
     warning = check_schema(folder, tools.schema_hash, config.tools.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
-    names, transcripts = _load_sources(config)
-    return Plan(config=config, tools=tools, folder=folder, names=names, transcripts=transcripts)
+    data = _load_data(config)
+    # Ranks have not met yet, and each would say the same.
+    if os.environ.get("RANK", "0") == "0":
+        for line in (*summary_lines(data), *warnings(data, tools)):
+            print(line, file=sys.stderr)
+    steps = data.steps(config.steps)
+    return Plan(config=config, tools=tools, folder=folder, data=data, steps=steps)
+
+
+def _batches(config: SFTConfig) -> dict[str, int]:
+    """Samples of a step, by the key that says so."""
+    if config.data.mixture:
+        return {"data.batch": config.data.batch}
+    return {
+        f"sources[{place}].batch_size": source.batch_size
+        for place, source in enumerate(config.sources)
+    }
 
 
 def train(config: SFTConfig) -> Path:
@@ -120,6 +138,7 @@ def train(config: SFTConfig) -> Path:
     run = RankedRun(config.out, tensorboard=config.show.tensorboard, track=config.show.track)
     try:
         run.save_config(to_yaml(config))
+        run.write(DATA_FILE, json.dumps(plan.data.record()))
         return _Training(plan, run).run()
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(run.way_on()) from stop
@@ -149,7 +168,7 @@ class _Training:
             Renderer.load(plan.folder),
             options.optim,
             frozen=options.frozen,
-            total_steps=config.steps,
+            total_steps=plan.steps,
             max_tokens=options.micro_tokens,
             shard=options.shard,
             lora=options.lora,
@@ -160,38 +179,45 @@ class _Training:
         from tqdm import tqdm
 
         self._resume()
-        sources = self.config.sources
-        order = mixture_order(
-            [len(rows) for rows in self.plan.transcripts],
-            [source.weight for source in sources],
-            [source.batch_size for source in sources],
-            self.config.seed,
-        )
         title = f"sft {self.run_dir.path}"
         told = {"total": self._end(), "initial": self.learner.step, "desc": title}
         with tqdm(**told, disable=rank() > 0) as bar:
-            for source, indices in itertools.islice(order, self.learner.step, None):
+            for source, rows in self.plan.data.batches(self.learner.step):
                 if self.learner.step >= self._end():
                     if not self._extend():
                         break
                     bar.total = self._end()
-                figures = self._step(source, indices)
+                figures = self._step(source, rows)
                 bar.update()
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
         return self._finish()
 
-    def _step(self, source: int, indices: list[int]) -> dict[str, Json]:
+    def _step(self, source: str, rows: Sequence[Transcript]) -> dict[str, Json]:
         begun = time.monotonic()
-        rows, specs = self.plan.transcripts[source], self.plan.tools.specs
-        samples = [to_sample(rows[i], self.learner.renderer, specs) for i in indices]
-        figures: dict[str, Json] = {"source": self.plan.names[source]}
+        specs = self.plan.tools.specs
+        samples = [to_sample(row, self.learner.renderer, specs) for row in rows]
+        figures: dict[str, Json] = {"source": source}
         figures.update(self.learner.forward_backward(self._own(samples)))
         figures.update(self.learner.optim_step())
         figures["step_s"] = time.monotonic() - begun
+        figures.update(self._held_out())
         self.run_dir.log(self.learner.step, figures)
         if self.learner.step % self.config.save_every == 0:
             self._save()
         return figures
+
+    def _held_out(self) -> dict[str, float]:
+        """The loss on rows that are never trained, where this step asks for it."""
+        data, every = self.plan.data, self.config.data.eval_every
+        if not every or not data.held_out or self.learner.step % every:
+            return {}
+        from sft.held_out import held_out_loss
+
+        begun, specs = time.monotonic(), self.plan.tools.specs
+        rows = data.held_out_transcripts()
+        samples = (to_sample(row, self.learner.renderer, specs) for row in rows)
+        loss = held_out_loss(self.learner, samples, self._own)
+        return {"held_out_loss": loss, "held_out_s": time.monotonic() - begun}
 
     def _own(self, samples: list[TrainingSample]) -> list[TrainingSample]:
         """What this rank learns from."""
@@ -254,14 +280,27 @@ class _Training:
         return final
 
 
-def _load_sources(config: SFTConfig) -> tuple[list[str], list[list[Transcript]]]:
-    if not config.sources:
-        raise ConfigError("no data: give sources, for example sources=[{path: traces.json}]")
-    names = [source.name or Path(source.path).stem for source in config.sources]
-    gate = config.gate.source
+def _load_data(config: SFTConfig) -> TrainingData:
+    data = load_training_data(config.sources, config.data, config.seed, config.out)
+    gate, names = config.gate.source, [source.name for source in data.sources]
+    if gate and data.parts:
+        raise ConfigError(
+            f"gate.source={gate!r} waits for the loss of one source, and a step of data.mixture "
+            "has several; leave one of the two out"
+        )
     if gate and gate not in names:
         raise ConfigError(f"gate.source={gate!r} is none of the sources: {', '.join(names)}")
-    return names, [load_transcripts(source.path) for source in config.sources]
+    return data
+
+
+def check(config: SFTConfig) -> int:
+    """Say what the data holds, then whatever else would stop a run; nothing is trained."""
+    tools = ToolSet.named(config.tools.config, config.tools.show or None)
+    data = _load_data(config)
+    print(table(data, tools, config.steps))
+    prepare(config)
+    print(f"a run in {config.out} can start")
+    return 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -274,10 +313,14 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="name in configs/sft (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
-    args = parser.parse_args(words)
+    parser.add_argument("--check", action="store_true", help="a table of the data; trains nothing")
+    args = parser.parse_intermixed_args(words)
 
     def run() -> int:
-        final = train(load_config(SFTConfig, "sft", args.config, args.words))
+        config = load_config(SFTConfig, "sft", args.config, args.words)
+        if args.check:
+            return check(config)
+        final = train(config)
         if rank() == 0:
             print(final)
         return 0

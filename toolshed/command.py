@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Callable
 
+from toolshed import early_interrupt
 from toolshed.errors import ConfigError, ToolFailure
 
 USER_ERROR, MACHINE_FAILURE, INTERRUPTED = 2, 3, 130
@@ -36,6 +37,7 @@ def run_command(body: Callable[[], int], *rooms: str) -> int:
     """
     # Imported here: until then an interrupt would be a traceback.
     try:
+        early_interrupt.no_longer()
         from toolshed.config import check_home
 
         check_home(*rooms)

@@ -28,6 +28,8 @@ NUM_TRACES = 2000
 NUM_DRILLS = 800
 DRILL_KINDS = ("depth", "depth", "point", "nearer", "nearer")
 MIX, DRILLS, NAMING = "traces", "drills", "naming"
+TEACHING_SET = "set.json"
+"""Of both teachers' traces, in the folder of traces."""
 SCENES_PER_QUESTION = 20
 """More scenes than a data set ever looks at for one question of each kind: one or two do."""
 BASE_SCENES = 10_000
@@ -144,18 +146,15 @@ def fine_tune(out: Path, name: str, config: SFTConfig, parts: Mixture) -> None:
     sources = [replace(share, path=str(folder / f"{share.name}.json")) for share in parts.shares]
     for source in sources:
         write_rows(Path(source.path), files[source.name])
-    train(replace(config, sources=sources))
+    data = replace(config.data, cache=str(out / "cache"))
+    train(replace(config, sources=sources, data=data))
     _write_shares(out / name, sources, rows)
 
 
 def _traces(out: Path, train_questions: list[Question], parts: Mixture, seed: int) -> list[Row]:
     """Traces of both teachers in the kinds' shares, and direct answers for the stated share."""
     rng = np.random.default_rng(seed)
-    traces = [
-        row
-        for name in ("distilled", "teacher")
-        for row in _relative(json.loads((out / "traces" / f"{name}.json").read_text()), out)
-    ]
+    traces = _relative(json.loads((out / "traces" / TEACHING_SET).read_text()), out)
     whole = sum(weight for _, weight in parts.kinds)
     num_direct = round(parts.num_traces * parts.direct_share / (1 - parts.direct_share))
     rows: list[Row] = []

@@ -11,7 +11,7 @@ from eval.config import EvalConfig
 from eval.demo import data_sets
 from eval.demo.stages import BY_NAME, CEILING, Stage
 from eval.evaluate import Asked, asking_of, evaluate, limits_of, player_of
-from eval.identity import policy_identity
+from rl.identity import policy_identity
 from rl.policy.scripted import ScriptedPolicy
 from rl.rollout import Player
 from rl.tabletop.teacher import teach

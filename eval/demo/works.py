@@ -22,6 +22,8 @@ from rl.collect import TEACHER, CollectConfig, collect, prepare
 from rl.config import RLConfig
 from rl.tiny import TinyConfig, make_base
 from sft.config import load_config
+from sft.curate import curate_files, write
+from sft.curation.config import CurateConfig
 from sft.train import SFTConfig
 from toolshed.config import ToolshedConfig, load_tools
 
@@ -167,6 +169,23 @@ class _Demo:
             )
         )
 
+    def teaching_set(self) -> None:
+        """Step 2, second half: both teachers' traces, cleaned, as what step 3 imitates."""
+        config = load_config(CurateConfig, "sft", "curate_demo", [f"seed={self.settings.seed}"])
+        traces = [self.out / "traces" / f"{name}.json" for name in ("distilled", "teacher")]
+        out = self.out / "traces" / data_sets.TEACHING_SET
+        self.add(
+            Work(
+                name="teaching_set",
+                needs=("distilled", "teacher"),
+                seconds=5.0,
+                config=config,
+                run=lambda: _curate(traces, out, config),
+                files=(out,),
+                tools=False,
+            )
+        )
+
     def _collect_words(self, name: str, words: Sequence[str]) -> CollectConfig:
         seed = self.settings.seed
         words = [f"tools.config={self.settings.tools}", f"seed={seed}", *words]
@@ -282,9 +301,10 @@ def works(settings: DemoSettings) -> list[Work]:
     demo.teacher()
     demo.rl("point_rl", "base", 14.0, point_words)
     demo.distilled()
+    demo.teaching_set()
     demo.sft(
         "sft",
-        ("base", "teacher", "distilled", "data_train"),
+        ("base", "teaching_set", "data_train"),
         [f"tools.config={settings.tools}", "gate.source=drills"],
     )
     demo.rl("full_rl", "sft", 60.0, full_words)
@@ -321,9 +341,16 @@ def _point_words(settings: DemoSettings) -> list[str]:
 
 
 def _collect(policy: str, data: Path, out: Path, config: CollectConfig) -> None:
-    done = collect(prepare(policy, data, out, config, force=True))
+    # A work is done again as a whole, so nothing is kept for going on.
+    done = collect(prepare(policy, data, out, config, force=True, journal=False))
     counts = out.with_suffix(".counts")
     counts.write_text(json.dumps(asdict(done)))
+
+
+def _curate(traces: Sequence[Path], out: Path, config: CurateConfig) -> None:
+    # A policy of few steps (--smoke) does nothing right, and leaves no trace.
+    filled = [path for path in traces if json.loads(path.read_text())]
+    write(out, *curate_files(filled, config), config)
 
 
 def _train_rl(config: RLConfig) -> None:

@@ -14,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from eval.metrics import Estimate, Pooled, percentiles, pooled, resampled_means, wilson
+from eval.metrics import Estimate, Pooled, percentiles, pooled, resampled_means
+from rl.figures.intervals import wilson
 
 _MEDIAN_RESAMPLES = 2_000
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from eval.metrics import mcnemar, wilson
+from eval.metrics import mcnemar
+from rl.figures.intervals import wilson
 
 LEVEL = 0.05
 """Largest p that counts."""

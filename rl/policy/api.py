@@ -5,12 +5,12 @@ Its trajectories have no tokens and are never trained as such; as text they are 
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rl.policy.anthropic_api import Messages
@@ -20,6 +20,7 @@ from rl.policy.native_turns import NativeTools, native_turns
 from rl.policy.openai_api import ChatCompletions
 from rl.policy.prices import ApiUsage, Ledger, TokenUsage, prices_of
 from rl.policy.provider import Ask, Dialect, Told
+from rl.policy.replies import Bill, Replies, digest_of
 from rl.policy.sending import Accounts, Attempt, Declined, Sender
 from rl.types import Completion, SamplingParams
 from sft.run_dir import write_atomic
@@ -42,10 +43,16 @@ class ApiPolicy:
     """Plays by requests to one model; ``version`` stays 0. Used within one event loop."""
 
     def __init__(
-        self, config: ApiConfig, specs: Sequence[ToolSpec], *, spent_usd: float = 0.0
+        self,
+        config: ApiConfig,
+        specs: Sequence[ToolSpec],
+        *,
+        spent_usd: float = 0.0,
+        replies: Replies | None = None,
     ) -> None:
         """``specs`` are the tools of the rollouts, in their order; ``spent_usd`` were spent before
-        and count against the limit of cost.
+        and count against the limit of cost. Every reply goes into ``replies``, and what is answered
+        there is not asked again.
 
         ConfigError where the config is wrong, the key is not set, or a limit of cost is set on a
         model whose prices are unknown. Sends nothing.
@@ -59,6 +66,7 @@ class ApiPolicy:
         self._sender = Sender(config, self._dialect.path, self._dialect.headers(key), key)
         prices = prices_of(config.model, config.prices)
         self._ledger = Ledger(config.model, prices, config.cost_limit_usd, spent_usd)
+        self._replies = replies
         self._left_out: set[str] = set()
         self._kept: dict[str, dict[int, Json]] = {}
         """By trajectory and the place of a turn in it: what the provider wants back with it."""
@@ -89,7 +97,9 @@ class ApiPolicy:
             )
             body = self._dialect.body(ask)
             try:
-                told = await self._asked(body, prompt, sampling)
+                told = self._answered(body, prompt)
+                if told is None:
+                    told = await self._asked(body, prompt, sampling)
                 break
             except Declined as declined:
                 self._leave_out(declined, body)
@@ -105,28 +115,45 @@ class ApiPolicy:
     async def aclose(self) -> None:
         await self._sender.aclose()
 
+    def _answered(self, body: Mapping[str, Json], prompt: Prompt) -> Told | None:
+        """What the same request of this trajectory was answered before; None where it was not."""
+        if self._replies is None:
+            return None
+        content = self._replies.answer(prompt.trajectory, digest_of(body))
+        return None if content is None else self._dialect.read(content, self._tools)
+
     async def _asked(
         self, body: Mapping[str, Json], prompt: Prompt, sampling: SamplingParams
     ) -> Told:
         most = _most_tokens(body, len(prompt.images), sampling)
         held: list[float] = []
+        bill = Bill()
 
         async def hold() -> None:
+            nonlocal bill
             held.append(await self._ledger.hold(most))
+            bill = Bill()
+
+        def lose() -> None:
+            nonlocal bill
+            bill = Bill(lost_usd=held[-1])
+            self._ledger.lose(held.pop())
+
+        def read(content: Json) -> Told:
+            nonlocal bill
+            told = self._dialect.read(content, self._tools)
+            bill = Bill(usage=told.usage, lost_usd=held[-1] if told.usage is None else None)
+            bill = replace(bill, is_answer=True)
+            self._ledger.settle(held.pop(), prompt.trajectory, told.usage)
+            return told
 
         accounts = Accounts(
             before=hold,
             unbilled=lambda: self._ledger.release(held.pop()),
-            lost=lambda: self._ledger.lose(held.pop()),
+            lost=lose,
             retried=self._count_retry,
-            record=functools.partial(self._record, body, prompt),
+            record=lambda attempt: self._record(body, prompt, attempt, bill),
         )
-
-        def read(content: Json) -> Told:
-            told = self._dialect.read(content, self._tools)
-            self._ledger.settle(held.pop(), prompt.trajectory, told.usage)
-            return told
-
         return await self._sender.post(body, read, accounts)
 
     def _count_retry(self) -> None:
@@ -146,13 +173,13 @@ class ApiPolicy:
                 return
         raise declined
 
-    def _record(self, body: Mapping[str, Json], prompt: Prompt, attempt: Attempt) -> None:
+    def _record(
+        self, body: Mapping[str, Json], prompt: Prompt, attempt: Attempt, bill: Bill
+    ) -> None:
         """Keep a request with its answer, where that is wanted."""
-        if not self.config.raw_dir:
+        if not self.config.raw_dir and self._replies is None:
             return
-        words = re.sub(r"[^A-Za-z0-9]+", "_", prompt.trajectory)[:80]
-        name = f"{words}_{prompt.turn}_{attempt.number}_{uuid.uuid4().hex[:8]}.json"
-        content = {
+        content: dict[str, Json] = {
             "trajectory": prompt.trajectory,
             "turn": prompt.turn,
             "attempt": attempt.number,
@@ -163,9 +190,13 @@ class ApiPolicy:
             "request": _without_pictures(dict(body)),
             "reply": _json_or_text(attempt.reply),
         }
-        folder = Path(self.config.raw_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / name, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        if self._replies is not None:
+            self._replies.append(content, digest_of(body), bill)
+        if self.config.raw_dir:
+            words = re.sub(r"[^A-Za-z0-9]+", "_", prompt.trajectory)[:80]
+            name = f"{words}_{prompt.turn}_{attempt.number}_{uuid.uuid4().hex[:8]}.json"
+            text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+            write_atomic(Path(self.config.raw_dir) / name, text)
 
 
 def _most_tokens(

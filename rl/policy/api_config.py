@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 from sft.config import check_choice, check_not_negative, check_positive
@@ -19,6 +20,16 @@ BASE_URLS = {
     "openai": "https://api.openai.com/v1",
     "anthropic": "https://api.anthropic.com/v1",
 }
+PREFIX = "api:"
+"""Begins the word of a command that names a model behind an API in place of a checkpoint."""
+_SHORT = {
+    "provider": "api.provider",
+    "base_url": "api.base_url",
+    "key_variable": "api.key_variable",
+    "tools": "tools.config",
+    "show": "tools.show",
+}
+"""Words of the command line that may be written without the mapping that they belong to."""
 KEY_VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
@@ -85,6 +96,11 @@ class ApiConfig:
         return self.key_variable or KEY_VARIABLES[self.provider]
 
     @property
+    def identity(self) -> str:
+        """Who plays: weights have a hash, of a model behind an API the name is all."""
+        return f"{self.model} {self.provider} {self.address} calls={self.calls}"
+
+    @property
     def is_local(self) -> bool:
         """Whether the server is on this machine, so that no proxy stands before it."""
         host = urlsplit(self.address).hostname or ""
@@ -92,6 +108,32 @@ class ApiConfig:
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host == "localhost"
+
+
+def whole_words(words: Sequence[str]) -> list[str]:
+    """``key=value`` words with the short ones written out, ``tools={...}`` as it is."""
+    parts = [word.partition("=") for word in words]
+    return [
+        word if value.startswith("{") else f"{_SHORT.get(key, key)}{equals}{value}"
+        for word, (key, equals, value) in zip(words, parts, strict=True)
+    ]
+
+
+def api_of(word: str, api: ApiConfig) -> ApiConfig:
+    """The keys with the model that ``api:MODEL`` names; unchanged for any other word.
+
+    ConfigError where the model cannot be reached as configured; nothing is sent.
+    """
+    if not word.startswith(PREFIX):
+        if api.model:
+            raise ConfigError(
+                f"api.model={api.model} and {word}; give {PREFIX}{api.model} in its place, or no "
+                "api.model="
+            )
+        return api
+    named = replace(api, model=word.removeprefix(PREFIX))
+    check_api(named)
+    return named
 
 
 def check_api(config: ApiConfig) -> None:

@@ -34,6 +34,7 @@ from toolshed.types import Json, Message, Role
 
 COLUMNS = ("data_source", "prompt", "images", "reward_model")
 IMAGE_MARK = "<image>"
+_MAKING = "`python -m rl.tabletop --help` makes one"
 _BATCH_ROWS = 4
 """Of rows with pictures inside, some megabytes each."""
 _BUFFER_BYTES = 1 << 20
@@ -158,6 +159,12 @@ def _kind_of_points(source: str, count: int, question: str) -> str:
 # ---- reading ----------------------------------------------------------------------------------
 
 
+def meant_file(path: Path) -> str:
+    """The question whether ``PATH.parquet`` is meant, where that is a file and ``path`` none."""
+    meant = path.with_name(f"{path.name}.parquet")
+    return f"did you mean {meant}?" if path.name and meant.is_file() else ""
+
+
 def read_rows(path: Path, columns: Sequence[str] | None = COLUMNS) -> Iterator[Row]:
     """The rows of a parquet, a few in memory at a time; ConfigError where it cannot be read.
 
@@ -165,9 +172,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = COLUMNS) -> Iterator[R
     that there are.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"data set {path} does not exist; `python -m rl.tabletop --help` makes one"
-        )
+        raise ConfigError(f"data set {path} does not exist; {meant_file(path) or _MAKING}")
     try:
         with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             names = file.schema_arrow.names

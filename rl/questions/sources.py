@@ -7,47 +7,25 @@ The published sets (``siyich/spacetools-rlpointtools`` and ``-rlfulltools``) hol
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from rl.questions.data import check_readable, load_questions, question_of, read_rows
+from rl.questions.data import check_readable, load_questions, meant_file, question_of, read_rows
 from rl.questions.unpacking import PlainPaths, cache_folder, file_sha256, unpacked
 from rl.rewards import check_target
 from rl.types import Question
 from sft import hub
 from toolshed.errors import ConfigError
 
-HUB = "hub:"
-_WORD = re.compile(r"hub:([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?(?:/([^/].*\.parquet))?")
+HUB = hub.WORD
 _TRAIN = ("data/train.parquet", "data/train-*.parquet", "train.parquet", "train-*.parquet")
 _PICTURES = "images/*"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OnTheHub:
-    """A data set of the hub, as a config names it."""
-
-    repository: str
-    revision: str = "main"
-    """A commit, how one begins, or a branch."""
-    file: str = ""
-    """One of its files; empty for its training files."""
-
-
-def on_the_hub(word: str) -> OnTheHub | None:
-    """What ``hub:OWNER/NAME[@REVISION][/FILE.parquet]`` says; None for another word, ConfigError
-    for one that begins so and is not of that form."""
-    if not word.startswith(HUB):
-        return None
-    found = _WORD.fullmatch(word)
-    if found is None:
-        raise ConfigError(
-            f"{word!r} is not of the form hub:OWNER/NAME, hub:OWNER/NAME@REVISION or "
-            "hub:OWNER/NAME@REVISION/FILE.parquet"
-        )
-    return OnTheHub(repository=found[1], revision=found[2] or "main", file=found[3] or "")
+def on_the_hub(word: str) -> hub.OnTheHub | None:
+    """What ``hub:OWNER/NAME[@REVISION][/FILE.parquet]`` says; without a file it means the training
+    files. None for another word, ConfigError for one that begins so and is not of that form."""
+    return hub.on_the_hub(word, ".parquet")
 
 
 def load_source(
@@ -108,7 +86,8 @@ def is_here(word: str) -> bool:
     if wanted is None:
         for path in files_of(word):
             if not path.is_file():
-                raise ConfigError(f"data set {path} does not exist; give a parquet, or hub:NAME")
+                hint = meant_file(path) or "give a parquet, or hub:NAME"
+                raise ConfigError(f"data set {path} does not exist; {hint}")
         return True
     patterns = [wanted.file] if wanted.file else _TRAIN
     return any(hub.is_fetched(wanted.repository, wanted.revision, each) for each in patterns)

@@ -8,18 +8,18 @@ the pictures as they were. It appears whole or not at all; processes wait for ea
 from __future__ import annotations
 
 import binascii
-import fcntl
 import hashlib
 import inspect
 import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.run_dir import check_writable, draft_folder
+from sft.cache import alone_with
+from sft.cache import cache_folder as own_cache_folder
+from sft.run_dir import draft_folder
 from toolshed.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ class PlainPaths(Exception):
 def cache_folder(word: str) -> Path:
     """Where unpacked sets lie: ``word``, or else ``$XDG_CACHE_HOME/spacetools`` or
     ``~/.cache/spacetools``."""
-    if word:
-        return Path(word).expanduser().absolute()
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spacetools"
-    except RuntimeError as error:
-        raise ConfigError("there is no home folder for unpacked data; give cache=FOLDER") from error
+    return own_cache_folder(word, "cache")
 
 
 def file_sha256(path: Path) -> str:
@@ -64,7 +59,7 @@ def unpacked(
     found = _whole(folder)
     if found is None:
         _check_embedded(path, rows)
-        with _waiting(folder):
+        with alone_with(folder, "cache", "pictures cannot be unpacked"):
             found = _whole(folder)
             if found is None:
                 with draft_folder(folder) as draft:
@@ -96,22 +91,6 @@ def _code_hash(rows: Callable[[Path], Iterator[Row]]) -> str:
     source = inspect.getsourcefile(inspect.unwrap(getattr(rows, "func", rows)))
     code = Path(source).read_bytes() if source else b""
     return hashlib.sha256(code + bytes([FORMAT])).hexdigest()
-
-
-@contextmanager
-def _waiting(folder: Path) -> Iterator[None]:
-    """Alone with a folder that may not be there yet; a killed owner's lock is free."""
-    try:
-        check_writable(folder.parent)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_name(f".{folder.name}.lock").open("w")
-    except (ConfigError, OSError) as error:
-        raise ConfigError(
-            f"pictures cannot be unpacked: {error}; give cache=FOLDER, one that can be written"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 # ---- writing ----------------------------------------------------------------------------------

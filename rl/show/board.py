@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from rl.show.idle import idle_words
 from toolshed.types import Json
 
 Figures = Mapping[str, Json]
@@ -107,7 +108,7 @@ def number(figures: Figures, name: str) -> float:
 
 
 def _narrow(board: Board, width: int) -> list[RenderableType]:
-    parts = [_head(board, width), _trends(board, width), _rollouts(board, width)]
+    parts = [_head(board, width), _idle(board), _trends(board, width), _rollouts(board, width)]
     parts += [_tools(board, width), _last(board, width), _learner(board, width)]
     return [part for part in [*parts, _engine(board, width)] if part is not None]
 
@@ -120,7 +121,7 @@ def _wide(board: Board, width: int) -> list[RenderableType]:
     grid.add_column(width=half)
     grid.add_column(width=half)
     grid.add_row(*(_stacked(parts) for parts in (left, right)))
-    parts = [_head(board, width), grid, _tools(board, width), _last(board, width)]
+    parts = [_head(board, width), _idle(board), grid, _tools(board, width), _last(board, width)]
     return [part for part in parts if part is not None]
 
 
@@ -150,6 +151,11 @@ def _head(board: Board, width: int) -> RenderableType:
 
 
 # ---- trends -------------------------------------------------------------------------------------
+
+
+def _idle(board: Board) -> RenderableType | None:
+    words = idle_words(board.lines)
+    return Text(words, style="bold red") if words else None
 
 
 def _trends(board: Board, width: int) -> RenderableType | None:

@@ -88,7 +88,7 @@ def trained_numbers(shape: Shape, config: RLConfig) -> int:
     """Numbers that move: of adapters ``rank`` x (in + out) of each matrix of the language layers;
     else the language model's, with the tower's where that is not frozen."""
     if not config.learner.lora.rank:
-        return shape.num_language if config.learner.frozen == "vision" else shape.num_parameters
+        return shape.num_parameters if config.learner.frozen == "none" else shape.num_language
     attention = 2 * (shape.hidden + shape.query_width) + 2 * shape.hidden + shape.kv_width
     feed_forward = 3 * (shape.hidden + shape.feed_forward)
     return config.learner.lora.rank * shape.layers * (attention + feed_forward)

@@ -67,7 +67,7 @@ def check_room(
 
     Of many prompts only the longest are rendered, so that the check costs nothing.
     """
-    sizes = [[_size(source.image) for source in question.images] for question in questions]
+    sizes = [[picture_size(source.image) for source in question.images] for question in questions]
     places_of = {size: _places(size, renderer) for size in {s for each in sizes for s in each}}
     groups: dict[int, list[Question]] = {}
     for question, pictures in zip(questions, sizes, strict=True):
@@ -92,7 +92,8 @@ def _places(size: tuple[int, int], renderer: Renderer) -> int:
 
 
 @lru_cache(maxsize=65536)
-def _size(location: str) -> tuple[int, int]:
+def picture_size(location: str) -> tuple[int, int]:
+    """Width and height of a picture by its path or data URI."""
     inside = location.startswith("data:")
     file = io.BytesIO(base64.b64decode(location.partition(",")[2])) if inside else Path(location)
     with Image.open(file) as image:

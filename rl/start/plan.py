@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def prepare(config: RLConfig) -> Plan:
     warning = check_schema(folder, tools.schema_hash, config.tools.schema)
     if warning:
         print(f"warning: {warning}", file=sys.stderr)
+    if note := staleness_note(config):
+        print(f"note: {note}", file=sys.stderr)
     if config.policy == "sglang":
         _check_engine(config, folder)
     commits = commits_of(config)
@@ -66,6 +69,23 @@ def prepare(config: RLConfig) -> Plan:
         questions=questions,
         val_questions=val_questions,
         commits=commits,
+    )
+
+
+def staleness_note(config: RLConfig) -> str:
+    """What of ``max_staleness`` this run has no use for; empty where there is nothing to say."""
+    given, last = config.max_staleness, config.steps - 1
+    if given < 2:
+        return ""
+    if given > last:
+        return f"max_staleness={given} is as {max(last, 0)} in a run of steps={config.steps}"
+    size, width = config.num_prompts * config.group_size, config.rollout.width
+    in_flight = math.ceil(width / size)
+    if given <= 2 * in_flight:
+        return ""
+    return (
+        f"max_staleness={given} lets rollouts be {given} steps ahead, and rollout.width={width} "
+        f"holds those of {in_flight} ({size} each): what ends early only gets older waiting"
     )
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from rl.config import RLConfig
 from rl.start.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb
-from rl.start.plan import asked_with, commits_of, load_all
+from rl.start.plan import asked_with, commits_of, load_all, staleness_note
 from sft.checkpoint import check_schema, resolve_checkpoint
 from sft.config import check_device_name, check_out, to_yaml
 from sft.run_dir import check_same_run
@@ -78,6 +78,8 @@ def _run(found: Preflight, config: RLConfig) -> None:
         f"{config.steps} of {config.num_prompts} questions x {config.group_size} rollouts, "
         f"{limits.width} at a time, max_staleness {config.max_staleness}, {config.selection.order}",
     )
+    if note := staleness_note(config):
+        found.say("", f"note: {note}")
     found.say(
         "algorithm",
         f"{config.algorithm}, lr {config.learner.optim.lr:g}, KL {algorithm.kl:g}, clip "

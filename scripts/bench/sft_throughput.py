@@ -35,10 +35,11 @@ from rl.tabletop.dataset import Order, write_dataset
 from rl.tiny import TinyConfig, make_random, tool_sets
 from sft.batch import trained_positions
 from sft.config import OptimConfig, ToolsConfig
-from sft.data import Transcript, load_transcripts, to_sample
+from sft.data import load_transcripts, to_sample
 from sft.learner import Learner
 from sft.model import freeze, load_model
 from sft.render import Renderer
+from sft.transcript import Transcript
 from toolshed.config import load_tools, replaced
 from toolshed.shed import Toolshed
 from toolshed.toolset import ToolSet

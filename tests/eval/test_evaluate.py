@@ -11,8 +11,8 @@ import pytest
 
 from eval.benchmarks import load_benchmark
 from eval.evaluate import Asked, Asking, evaluate
-from eval.identity import question_identity
 from eval.rows import EvalRow, read_rows
+from rl.identity import question_identity
 from rl.policy.base import Prompt
 from rl.policy.scripted import ScriptedPolicy
 from rl.questions.data import write_questions

@@ -20,8 +20,8 @@ from eval.metrics import (
     paired_p,
     pooled,
     sign_flip,
-    wilson,
 )
+from rl.figures.intervals import wilson
 
 
 @pytest.mark.parametrize(

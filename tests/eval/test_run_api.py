@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from eval.api_model import USAGE_FILE, whole_words
+from eval.api_model import USAGE_FILE
 from eval.run import main
+from rl.policy.api_config import whole_words
 from rl.questions.data import write_questions
 from rl.types import Question
 from tests.rl.provider_rules import KEY

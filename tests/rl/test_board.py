@@ -17,6 +17,7 @@ from rich.console import Console
 from rl.scheduling.schedule import Schedule
 from rl.show.board import Board, duration, short_s, sparkline
 from rl.show.flight import Flight
+from rl.show.idle import IDLE_STEPS, IdleSteps, idle_steps, idle_words
 from rl.show.progress import Dashboard, last_words, shown
 from rl.watch import main, read_board
 from tests.eval.demo.fake_run import broken, fake_trajectory
@@ -142,3 +143,41 @@ def test_a_folder_is_watched_without_being_touched(
     assert main([str(tmp_path)]) == 0, "it ends with the run"
     assert "step 10 of 10" in capsys.readouterr().out
     assert sorted(tmp_path.iterdir()) == before
+
+
+# ---- steps that train nothing -------------------------------------------------------------------
+
+DEAD: dict[str, Any] = {"dead_groups": 1.0, "accuracy": 0.0, "step_s": 1.0}
+
+
+def test_steps_that_train_nothing_are_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    idle = IdleSteps(tmp_path, [LINE, DEAD, DEAD])
+    for _ in range(IDLE_STEPS - 3):
+        idle.step(DEAD)
+    assert capsys.readouterr().err == ""
+    idle.step(DEAD)
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: the last {IDLE_STEPS} steps trained nothing")
+    assert "easier questions" in said and f"rl.view {tmp_path}" in said and said.count("\n") == 1
+    idle.step(DEAD)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_step_that_trained_begins_anew() -> None:
+    trained = DEAD | {"dead_groups": 0.875, "loss": 0.1}
+    assert idle_steps([*[DEAD] * 4, trained, *[DEAD] * 4]) == 4
+    assert not idle_words([*[DEAD] * 4, trained, *[DEAD] * 4])
+    # A KL term trains dead groups, too.
+    assert not idle_words([DEAD | {"loss": 0.0}] * 9)
+    assert "harder questions" in idle_words([DEAD | {"accuracy": 1.0}] * 7)
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_the_dashboard_says_that_nothing_is_trained(width: int) -> None:
+    for lines, is_said in (([DEAD] * 5, True), ([DEAD] * 4, False)):
+        console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        console.print(replace(BOARD, lines=[{"step": 1, **each} for each in lines]))
+        told = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("steps trained nothing" in " ".join(told.split())) == is_said

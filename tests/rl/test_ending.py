@@ -85,3 +85,11 @@ def test_the_last_step_is_the_end_of_the_run(
     assert (train(replace(config, steps=2)) / "config.json").is_file()
     # With which the same command would go on.
     assert json.loads((Path(config.out) / DATA_FILE).read_text()) == commits
+
+
+def test_a_run_that_learns_nothing_says_so_once(
+    config: RLConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(replace(config, steps=7))
+    said = capsys.readouterr().err
+    assert said.count("steps trained nothing") == 1 and f"rl.view {config.out}" in said

@@ -31,6 +31,7 @@ from rl.start.memory import (
     together_gb,
     trained_numbers,
 )
+from rl.start.plan import staleness_note
 from rl.start.preflight import examine
 from rl.tabletop.dataset import Order, write_dataset
 from rl.train import main as train_main
@@ -253,3 +254,23 @@ def test_a_torn_checkpoint_is_one_sentence(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 3}))
     with pytest.raises(ConfigError, match="num_attention_heads"):
         shape_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "steps", "width", "said"),
+    [
+        (99, 10, 640, "is as 9 in a run of steps=10"),
+        (9, 10, 640, ""),
+        (5, 100, 64, "holds those of 1 (64 each)"),
+        (5, 100, 192, ""),
+        (2, 100, 16, ""),
+        (1, 1, 64, ""),
+    ],
+)
+def test_staleness_that_a_run_cannot_use_is_noted(
+    staleness: int, steps: int, width: int, said: str
+) -> None:
+    config = RLConfig(max_staleness=staleness, steps=steps, rollout=RolloutConfig(width=width))
+    note = staleness_note(config)
+    assert said in note and bool(said) == bool(note) and "\n" not in note
+    assert not note or f"note: {note}" in examine(config).text()

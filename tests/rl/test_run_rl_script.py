@@ -169,6 +169,12 @@ def test_step_1_starts_from_the_base_model(cluster: Cluster, tiny: Path, data: P
     code, said, complained = cluster.run(*words, BASE_MODEL=str(tiny), TOOL_CONFIG="demo")
     assert code == 0, said + complained
     assert f"checkpoint  {tiny}" in said and "930 of 2 questions" in said
+    code, said, complained = cluster.run(
+        *words[1:], words[0], BASE_MODEL=str(tiny), TOOL_CONFIG="demo"
+    )
+    assert "930 of 2 questions" in said, complained
+    code, _, complained = cluster.run("--check", "point", "point_code", BASE_MODEL=str(tiny))
+    assert code == 2 and "two configs are given, point and point_code" in complained
 
 
 # ---- a run on a plain machine -------------------------------------------------------------------

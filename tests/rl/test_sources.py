@@ -224,3 +224,15 @@ def test_without_a_network_the_remedy_is_said(hub: Hub, monkeypatch: pytest.Monk
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConfigError, match=r"cannot be fetched .* give their folder"):
         load_source(f"hub:{NAME}")
+
+
+def test_a_path_without_its_ending_is_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"")
+    for read in (load_source, is_here):
+        with pytest.raises(
+            ConfigError, match=r"train does not exist; did you mean .*/train\.parquet"
+        ):
+            read(str(tmp_path / "train"))
+        with pytest.raises(ConfigError) as raised:
+            read(str(tmp_path / "other"))
+        assert "did you mean" not in str(raised.value)

@@ -120,7 +120,7 @@ def test_an_unknown_config_names_those_that_there_are(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"no config 'dem' in configs/sft .* did you mean demo"):
         load_config(Whole, "sft", "dem", [])
-    with pytest.raises(ConfigError, match=r"\(there is collect, collect_demo\)"):
+    with pytest.raises(ConfigError, match=r"\(there is collect, collect_api, collect_demo\)"):
         load_config(CollectConfig, "rl", "x", [])
     with pytest.raises(ConfigError, match=r"\(there is tiny\)"):
         load_config(TinyConfig, "rl", "x", [])

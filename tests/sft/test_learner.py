@@ -166,6 +166,17 @@ def test_a_frozen_tower_sees_each_picture_once_and_gets_no_gradient(tiny: Path) 
     )
 
 
+def test_the_projector_alone_learns_of_what_sees(tiny: Path) -> None:
+    taught = Learner(
+        load_model(tiny), Renderer.load(tiny), OptimConfig(), frozen="tower", total_steps=1
+    )
+    taught.forward_backward(samples(taught.renderer))
+    visual = taught.model.model.visual
+    moved = {name for name, p in visual.named_parameters() if p.grad is not None}
+    assert moved == {f"merger.{name}" for name, _ in visual.merger.named_parameters()}
+    assert taught.model.get_input_embeddings().weight.grad is not None
+
+
 def test_few_bytes_of_features_cost_time_alone(tiny: Path) -> None:
     told = []
     for features_mb in (0, 2048):

@@ -42,6 +42,7 @@ def words(tiny: Path, tmp_path: Path) -> list[str]:
         str(tmp_path / "drills.yaml"), f"model={tiny}", "tools.config=demo",
         "learner.optim.lr=1e-3",
         f"sources=[{{path: {tmp_path}/drills.json, batch_size: 3}}]", "show.tensorboard=false",
+        f"data.cache={tmp_path}/cache",
     ]  # fmt: skip
 
 
@@ -62,12 +63,16 @@ def lines(out: Path) -> list[dict[str, Any]]:
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed (train)")
 def test_two_ranks_leave_what_one_process_leaves(words: list[str], tmp_path: Path) -> None:
     alone, ranks = tmp_path / "alone", tmp_path / "ranks"
+    words = [*words, "data.eval_rows=1", "data.eval_every=2"]
     assert main([*words, f"out={alone}"]) == 0
     told = launch([*words, f"out={ranks}", "learner.shard.zero=3"])
     assert told.count(str(ranks / "final")) == 1
     for mine, other in zip(lines(ranks), lines(alone), strict=True):
         for name in ("step", "loss", "grad_norm", "tokens", "lr"):
             assert mine[name] == pytest.approx(other[name], rel=1e-4)
+        assert ("held_out_loss" in mine) == (mine["step"] % 2 == 0)
+        held_out = other.get("held_out_loss", 0.0)
+        assert mine.get("held_out_loss", 0.0) == pytest.approx(held_out, rel=1e-4)
     assert [step for step, _ in whole_checkpoints(ranks)] == [2, 4]
     assert check_schema(ranks / "final", ToolSet.named("demo").schema_hash, "same") is None
     expected, got = (
@@ -102,6 +107,22 @@ def test_ranks_without_zero_are_refused(
         "torchrun started 2 ranks, and learner.shard.zero=0 trains on one"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "sources[0].batch_size=3 cannot be divided over 4 ranks"),
+        (["data.mixture=drills", "data.batch=2"], "data.batch=2 cannot be divided over 4 ranks"),
+    ],
+)
+def test_fewer_samples_than_ranks_are_refused(
+    words: list[str], more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
+    assert main([*words, *more, f"out={tmp_path / 'run'}", "learner.shard.zero=2"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_options_that_contradict_each_other_are_refused_at_once() -> None:

@@ -134,3 +134,14 @@ def test_a_pre_resized_picture_passes_the_processor_unchanged(renderer: Renderer
 def test_a_wrong_number_of_image_marks_is_an_error(renderer: Renderer) -> None:
     with pytest.raises(ConfigError, match="announces 1 images but holds 0"):
         renderer.prompt([Message(role="user", text="no picture", num_images=1)])
+
+
+def test_patches_are_kept_by_their_bytes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Renderer.load(tiny).vision(picture(0)).patches.nbytes
+    monkeypatch.setattr("sft.render.PATCH_BYTES", 3 * one)
+    renderer = Renderer.load(tiny)
+    for seed in range(8):
+        renderer.vision(picture(seed))
+    kept = renderer.vision(picture(7))
+    assert renderer.vision(picture(7)) is kept
+    assert renderer._visions.num_bytes == 3 * one

@@ -11,7 +11,7 @@ import pytest
 
 from sft.checkpoint import SCHEMA_FILE, check_schema, resolve_checkpoint
 from sft.config import LearnerConfig, OptimConfig, ShowConfig, ToolsConfig
-from sft.data import SourceConfig
+from sft.data import DataConfig, SourceConfig
 from sft.run_dir import RunDir
 from sft.train import GateConfig, SFTConfig, main, train
 from tests.sft.limits import largest_file
@@ -38,6 +38,7 @@ def config(tiny: Path, tmp_path: Path) -> SFTConfig:
         model=str(tiny),
         out=str(tmp_path / "run"),
         sources=[SourceConfig(path=str(tmp_path / "drills.json"), batch_size=2)],
+        data=DataConfig(cache=str(tmp_path / "cache")),
         tools=ToolsConfig(config="demo"),
         steps=4,
         save_every=2,

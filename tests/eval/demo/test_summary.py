@@ -22,8 +22,8 @@ from eval.demo.summary import (
     write_summary,
 )
 from eval.evaluate import row_of
-from eval.metrics import wilson
 from eval.rows import Draw, EvalRow
+from rl.figures.intervals import wilson
 from tests.eval.demo.fake_run import (
     ACCURACY,
     broken,

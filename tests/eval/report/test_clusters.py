@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics import Estimate, bootstrap_mean, share, wilson
+from eval.metrics import Estimate, bootstrap_mean, share
 from eval.report.clusters import Answered, clustered, effective_questions, pool
+from rl.figures.intervals import wilson
 
 
 def answers(scores: list[float], clusters: list[int]) -> list[Answered]:

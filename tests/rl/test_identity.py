@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval import identity
-from eval.identity import policy_identity, question_identity
+from rl import identity
+from rl.identity import policy_identity, question_identity
 from rl.types import Question
 from toolshed.errors import ConfigError
 from toolshed.images import ImageSource
