@@ -21,7 +21,7 @@ from toolshed.errors import ConfigError
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 T = TypeVar("T")
 SCHEMA_POLICIES = ("same", "any")
-FREEZE = ("vision", "none")
+FREEZE = ("vision", "tower", "none")
 """Parts of a model that training may leave as they are."""
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -105,7 +105,8 @@ class LearnerConfig:
 
     optim: OptimConfig = field(default_factory=OptimConfig)
     frozen: str = "vision"
-    """``vision`` freezes the tower, ``none`` trains everything."""
+    """``vision`` freezes tower and projector, ``tower`` trains the projector, ``none`` trains
+    everything."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     micro_tokens: int = 4096
@@ -136,7 +137,7 @@ def check_learner(optim: OptimConfig, frozen: str, shard: ShardConfig, lora: Lor
     if lora.rank and frozen != "vision":
         raise ConfigError(
             f"learner.lora.rank={lora.rank} adapts the language layers alone, and learner.frozen="
-            f"{frozen} trains the tower; set learner.frozen=vision"
+            f"{frozen} trains more; set learner.frozen=vision"
         )
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from sft.batch import Batch, empty_batch, micro_batches
 from sft.config import LoraConfig, OptimConfig, ShardConfig, check_learner
+from sft.logprobs import token_logprobs
 from sft.lora import add_adapters, merged_weights, plain_weights, save_adapters
 from sft.model import (
     freeze,
@@ -30,7 +31,6 @@ from sft.model import (
     recompute_layers,
     save_checkpoint,
     save_tensors,
-    token_logprobs,
 )
 from sft.optimisers import make_optimisers, rate_factor
 from sft.prefix import prefix_batches

@@ -1,4 +1,4 @@
-"""Load, freeze and save a Qwen2.5-VL checkpoint; image features; log-probs in chunks."""
+"""Load, freeze and save a Qwen2.5-VL checkpoint; image features and hidden states."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from sft.batch import PrefixGroup
 from sft.checkpoint import SCHEMA_FILE
 from sft.run_dir import draft_folder
 from toolshed.errors import ConfigError
-
-_CHUNK = 4096
 
 # Its bars for 60 tensors of a tiny model hide the bars that matter.
 logging.disable_progress_bar()
@@ -92,8 +90,10 @@ def save_tensors(state: dict[str, Any], path: Path) -> None:
 
 
 def freeze(model: Any, what: str) -> None:
-    for parameter in model.model.visual.parameters():
-        parameter.requires_grad_(what != "vision")
+    """``what``: one of ``sft.config.FREEZE``."""
+    visual = model.model.visual
+    visual.requires_grad_(what == "none")
+    visual.merger.requires_grad_(what != "vision")
 
 
 def recompute_layers(model: Any) -> None:
@@ -146,30 +146,3 @@ def hidden_states(
     )
     hidden: Tensor = out.last_hidden_state
     return hidden
-
-
-def token_logprobs(
-    model: Any, hidden_ND: Tensor, targets_N: Tensor, banned: tuple[int, ...], temperature: float
-) -> Tensor:
-    """Log-probability of each target, shape (N,), never holding more than a chunk of logits.
-
-    Logits are divided by the temperature and banned tokens removed, as the sampler does.
-    """
-    from torch.utils.checkpoint import checkpoint
-
-    head = model.get_output_embeddings()
-
-    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = head(hidden).float() / temperature
-        logits[:, list(banned)] = float("-inf")
-        return torch.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-
-    if len(targets_N) <= _CHUNK:
-        return chunk(hidden_ND, targets_N)
-    parts = [
-        checkpoint(chunk, hidden, targets, use_reentrant=False)
-        for hidden, targets in zip(
-            torch.split(hidden_ND, _CHUNK), torch.split(targets_N, _CHUNK), strict=True
-        )
-    ]
-    return torch.cat(parts)

@@ -6,7 +6,7 @@ import atexit
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sft.render import Renderer
@@ -43,14 +43,24 @@ def _part() -> None:
         distributed.destroy_process_group()
 
 
-def check_launch(zero: int) -> None:
-    """ConfigError where torchrun started several ranks that would not know of each other."""
+def check_launch(zero: int, batches: Mapping[str, int] | None = None) -> None:
+    """ConfigError where torchrun started several ranks that would not know of each other, or more
+    of them than a step has samples.
+
+    ``batches``: samples of a step over all ranks, whatever their number, by the key that says so.
+    """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and not zero:
         raise ConfigError(
             f"torchrun started {ranks} ranks, and learner.shard.zero=0 trains on one device; set "
             "learner.shard.zero=2 or 3, or start without torchrun"
         )
+    for key, batch in (batches or {}).items():
+        if batch < ranks:
+            raise ConfigError(
+                f"{key}={batch} cannot be divided over {ranks} ranks, since each needs a sample; "
+                f"give {ranks} or more, or start at most {batch} ranks"
+            )
 
 
 def own_device(device: str) -> str:

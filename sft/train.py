@@ -104,7 +104,7 @@ def prepare(config: SFTConfig) -> Plan:
     """Everything that can be wrong in a config is said here."""
     check_out(config.out)
     check_device(config.device)
-    check_launch(config.learner.shard.zero)
+    check_launch(config.learner.shard.zero, _batches(config))
     check_trackers(config.show.track)
     tools = ToolSet.named(config.tools.config, config.tools.show or None)
     folder = resolve_checkpoint(config.model)
@@ -118,6 +118,16 @@ def prepare(config: SFTConfig) -> Plan:
             print(line, file=sys.stderr)
     steps = data.steps(config.steps)
     return Plan(config=config, tools=tools, folder=folder, data=data, steps=steps)
+
+
+def _batches(config: SFTConfig) -> dict[str, int]:
+    """Samples of a step, by the key that says so."""
+    if config.data.mixture:
+        return {"data.batch": config.data.batch}
+    return {
+        f"sources[{place}].batch_size": source.batch_size
+        for place, source in enumerate(config.sources)
+    }
 
 
 def train(config: SFTConfig) -> Path:

@@ -23,8 +23,8 @@ ACTIVATIONS, LOGITS = "activations", "logits"
 """Parts that are there during an update alone."""
 _TILE = 32
 """Rows of a decoder's cache come in so many (``rl.policy.decoder``)."""
-_CHUNK = 4096
-"""Places whose logits are held at a time (``sft.model.token_logprobs``)."""
+_CHUNK = 2**27
+"""Logits that are held at a time (``sft.logprobs.CHUNK``, which loads torch)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,7 @@ def trained_numbers(shape: Shape, config: RLConfig) -> int:
     """Numbers that move: of adapters ``rank`` x (in + out) of each matrix of the language layers;
     else the language model's, with the tower's where that is not frozen."""
     if not config.learner.lora.rank:
-        return shape.num_language if config.learner.frozen == "vision" else shape.num_parameters
+        return shape.num_parameters if config.learner.frozen == "none" else shape.num_language
     attention = 2 * (shape.hidden + shape.query_width) + 2 * shape.hidden + shape.kv_width
     feed_forward = 3 * (shape.hidden + shape.feed_forward)
     return config.learner.lora.rank * shape.layers * (attention + feed_forward)
@@ -100,8 +100,8 @@ def learner_gb(shape: Shape, config: RLConfig, ranks: int) -> dict[str, float]:
     weights b P, with adapters b (P + T) (ZeRO-3: what is no frozen tower over ranks); gradients and
     Adam 16 T over ranks with ZeRO (fp32 gradients, master and two moments), else 3 b T; reference b
     T where there is a KL term and no adapters; a layer makes b (8 hidden + 3 feed_forward) for each
-    place of a micro-batch, of which checkpointing keeps b hidden for all layers but one; logits 12
-    bytes for each word of a chunk; features of a frozen tower at most
+    place of a micro-batch, of which checkpointing keeps b hidden for all layers but one; logits 4
+    + b bytes each, a chunk of them; features of a frozen tower at most
     ``learner.shard.features_mb``. Where this process plays, its decoder has the language model's
     weights and a cache of its own.
     """
@@ -118,7 +118,7 @@ def learner_gb(shape: Shape, config: RLConfig, ranks: int) -> dict[str, float]:
         "reference": each * trained if config.chosen_algorithm.kl and not adapters else 0,
         "features": (config.learner.shard.features_mb << 20) if still else 0,
         ACTIVATIONS: place * config.learner.micro_tokens,
-        LOGITS: 12 * shape.vocabulary * min(config.learner.micro_tokens, _CHUNK),
+        LOGITS: (4 + each) * min(config.learner.micro_tokens * shape.vocabulary, _CHUNK),
     }
     if config.policy == "transformers":
         slots, places = -(-config.rollout.width // _TILE) * _TILE, config.rollout.max_length

@@ -50,12 +50,14 @@ class Peer:
     RuntimeError with its last words where it ends.
     """
 
-    def __init__(self, python: Path, folder: Path, job: dict[str, Any]) -> None:
+    def __init__(
+        self, python: Path, folder: Path, job: dict[str, Any], program: Path = PROGRAM
+    ) -> None:
         path = folder / "job.json"
         path.write_text(json.dumps(job))
         self._log = (folder / "trl.log").open("w+")
         self._process = subprocess.Popen(
-            [str(python), str(PROGRAM), str(path)],
+            [str(python), str(program), str(path)],
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -66,7 +68,7 @@ class Peer:
         self.versions: dict[str, str] = self._answer()
 
     def run(self, steps: int) -> dict[str, float]:
-        """Take steps; wall_s, cpu_s, tokens, trajectories and turns of them all."""
+        """Take steps; wall_s, cpu_s, tokens and what else the program tells, of them all."""
         assert self._process.stdin
         self._process.stdin.write(f"{steps}\n")
         told: dict[str, float] = self._answer()

@@ -30,7 +30,7 @@ from toolshed.errors import ConfigError
         ),
         # Errors say the whole key.
         ("learner.optim.lr=-1", "learner.optim.lr=-1.0 must be above 0"),
-        ("learner.frozen=tower", "learner.frozen='tower' is none of vision, none"),
+        ("learner.frozen=head", "learner.frozen='head' is none of vision, tower, none"),
         ("learner.shard.zero=1", "learner.shard.zero=1 is none of 0, 2, 3"),
         ("selection.order=hard", "selection.order='hard' is none of uniform, informative"),
         ("selection.prior=[0.0,1.0]", "selection.prior=[0.0, 1.0] must be two numbers"),

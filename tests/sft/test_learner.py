@@ -124,13 +124,14 @@ def test_log_probs_equal_those_of_transformers_own_forward(tiny: Path) -> None:
 def test_long_targets_in_chunks_equal_one_piece(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sft.model
+    import sft.logprobs
 
     taught = learner(tiny)
     whole = taught.forward_backward(samples(taught.renderer))
     expected = gradient(taught)
     taught.model.zero_grad()
-    monkeypatch.setattr(sft.model, "_CHUNK", 7)
+    rows = 7 * taught.model.get_output_embeddings().weight.shape[0]
+    monkeypatch.setattr(sft.logprobs, "CHUNK", rows)
     chunked = taught.forward_backward(samples(taught.renderer))
     assert chunked["loss"] == pytest.approx(whole["loss"], rel=1e-6)
     assert torch.allclose(gradient(taught), expected, atol=1e-6)
@@ -163,6 +164,17 @@ def test_a_frozen_tower_sees_each_picture_once_and_gets_no_gradient(tiny: Path) 
     assert len(taught._features) == len(
         {i.sha256 for s in samples(taught.renderer) for i in s.images}
     )
+
+
+def test_the_projector_alone_learns_of_what_sees(tiny: Path) -> None:
+    taught = Learner(
+        load_model(tiny), Renderer.load(tiny), OptimConfig(), frozen="tower", total_steps=1
+    )
+    taught.forward_backward(samples(taught.renderer))
+    visual = taught.model.model.visual
+    moved = {name for name, p in visual.named_parameters() if p.grad is not None}
+    assert moved == {f"merger.{name}" for name, _ in visual.merger.named_parameters()}
+    assert taught.model.get_input_embeddings().weight.grad is not None
 
 
 def test_few_bytes_of_features_cost_time_alone(tiny: Path) -> None:

@@ -109,6 +109,22 @@ def test_ranks_without_zero_are_refused(
     )
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "sources[0].batch_size=3 cannot be divided over 4 ranks"),
+        (["data.mixture=drills", "data.batch=2"], "data.batch=2 cannot be divided over 4 ranks"),
+    ],
+)
+def test_fewer_samples_than_ranks_are_refused(
+    words: list[str], more: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "4")
+    assert main([*words, *more, f"out={tmp_path / 'run'}", "learner.shard.zero=2"]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_options_that_contradict_each_other_are_refused_at_once() -> None:
     from sft.config import LearnerConfig, LoraConfig
 

@@ -71,7 +71,7 @@ def check_training(
         )
     if frozen != "vision" and not engine.trains_vision:
         raise ConfigError(
-            f"learner.frozen={frozen} trains the vision tower, and engines keep its features "
+            f"learner.frozen={frozen} trains vision, and engines keep the features of pictures "
             "between requests; give engine.trains_vision=true"
         )
     kind, _, number = device.partition(":")
