@@ -69,25 +69,26 @@ class _HeadLogprobs(torch.autograd.Function):
         banned: tuple[int, ...],
         temperature: float,
     ) -> Tensor:
-        rows = max(1, CHUNK // len(weight))
-        chosen, logits = [], None
-        for begin in range(0, len(hidden), rows):
-            part = slice(begin, begin + rows)
-            logits = _logits(hidden[part], weight, logits)
-            chosen.append(_to_logprobs(logits, targets[part], banned, temperature))
+        num, rows = len(hidden), max(1, CHUNK // len(weight))
+        logits = hidden.new_empty((min(num, rows), len(weight)), dtype=torch.float32)
+        chosen = []
+        for part in _parts(num, rows):
+            own = logits[: len(hidden[part])]
+            _write_logits(own, hidden[part], weight)
+            chosen.append(_to_logprobs(own, targets[part], banned, temperature))
         ctx.save_for_backward(hidden, weight, targets, logits)
         ctx.rows, ctx.banned, ctx.temperature = rows, banned, temperature
         return torch.cat(chosen)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, logits = ctx.saved_tensors
+        hidden, weight, targets, whole = ctx.saved_tensors
         of_hidden, of_weight = torch.empty_like(hidden), None
-        last = (len(hidden) - 1) // ctx.rows * ctx.rows
-        for begin in range(last, -1, -ctx.rows):
-            part = slice(begin, begin + ctx.rows)
-            if begin < last:
-                logits = _logits(hidden[part], weight, logits)
+        *_, last = parts = _parts(len(hidden), ctx.rows)
+        for part in reversed(parts):
+            logits = whole[: len(hidden[part])]
+            if part != last:
+                _write_logits(logits, hidden[part], weight)
                 _to_logprobs(logits, targets[part], ctx.banned, ctx.temperature)
             _to_gradient(logits, targets[part], gradients[0][part], ctx.banned, ctx.temperature)
             gradient = logits.to(weight.dtype)
@@ -99,6 +100,18 @@ class _HeadLogprobs(torch.autograd.Function):
             else:
                 of_weight.addmm_(gradient.t(), hidden[part])
         return of_hidden, of_weight, None, None, None
+
+
+def _parts(num: int, rows: int) -> list[slice]:
+    """Of ``num`` positions, at most ``rows`` each; one that is empty where there are none."""
+    return [slice(begin, min(num, begin + rows)) for begin in range(0, max(1, num), rows)]
+
+
+def _write_logits(logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
+    if logits.dtype == weight.dtype:
+        torch.mm(hidden, weight.t(), out=logits)
+    else:
+        logits.copy_(torch.mm(hidden, weight.t()))
 
 
 class _ChosenLogprobs(torch.autograd.Function):
@@ -120,14 +133,6 @@ class _ChosenLogprobs(torch.autograd.Function):
         logprobs, targets = ctx.saved_tensors
         _to_gradient(logprobs, targets, gradients[0], ctx.banned, ctx.temperature)
         return logprobs, None, None, None
-
-
-def _logits(hidden: Tensor, weight: Tensor, spare: Tensor | None) -> Tensor:
-    """In float32, and in the ``spare`` buffer where that fits."""
-    if spare is None or spare.dtype != weight.dtype or len(spare) != len(hidden):
-        del spare
-        return torch.mm(hidden, weight.t()).float()
-    return torch.mm(hidden, weight.t(), out=spare)
 
 
 def _to_logprobs(

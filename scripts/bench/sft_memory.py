@@ -4,9 +4,9 @@
 float32. Both sides are the real code on torch's meta device, where tensors have sizes and no
 contents; the account adds every storage when an operation returns it and takes it away when the
 last tensor of it goes, so the peak is that of the allocator without its rounding. What the head's
-gradient holds is taken off, and parameters and hidden states are there before. The naive side is
-``cross_entropy(head(hidden).float(), targets)``, whose logits go as soon as its log-softmax is
-there. The account does not see what a kernel allocates within one operation.
+gradient holds is taken off on both sides; parameters and hidden states are there before. The naive
+side is ``cross_entropy(head(hidden).float(), targets)``, whose logits go as soon as its
+log-softmax is there. The account does not see what a kernel allocates within one operation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -75,18 +76,16 @@ def _naive(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(head(hidden).float(), targets)
 
 
-def peak_bytes(step: _Step, device: str = "meta", *, scale: int = 1) -> int:
-    """Of loss and backward pass above parameters, hidden states and the head's gradient; all
-    three sizes divided by ``scale``."""
-    sizes = (VOCABULARY // scale, HIDDEN // scale, POSITIONS // scale)
-    vocabulary, width, positions = sizes
-    head = nn.Linear(width, vocabulary, bias=False, device=device)
-    hidden = torch.zeros(positions, width, device=device, requires_grad=True)
-    targets = torch.zeros(positions, dtype=torch.int64, device=device)
+def peak_bytes(step: _Step) -> int:
+    """Of loss and backward pass above parameters, hidden states and the head's gradient."""
+    head = nn.Linear(HIDDEN, VOCABULARY, bias=False, device="meta")
+    hidden = torch.zeros(POSITIONS, HIDDEN, device="meta", requires_grad=True)
+    targets = torch.zeros(POSITIONS, dtype=torch.int64, device="meta")
     with Account() as account:
         step(head, hidden, targets).backward()
-    # As large as the head itself.
-    return account.peak - int(head.weight.nbytes)
+    # A gradient is as large as what it belongs to.
+    peak: int = account.peak - head.weight.nbytes
+    return peak
 
 
 def loss_memory(*, handicapped: bool = False) -> dict[str, float]:
@@ -98,8 +97,6 @@ def loss_memory(*, handicapped: bool = False) -> dict[str, float]:
         "naive_loss_memory_gb": naive / 1e9,
     }
     if handicapped:
-        from unittest.mock import patch
-
         with patch("sft.logprobs.CHUNK", POSITIONS * VOCABULARY):
             figures["handicapped_loss_memory_ratio"] = peak_bytes(_ours) / naive
     return figures

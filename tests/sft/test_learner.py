@@ -13,7 +13,7 @@ from sft.learner import Learner
 from sft.model import load_model, save_checkpoint
 from sft.optimisers import rate_factor
 from sft.render import Renderer
-from sft.sample import TrainingSample
+from sft.sample import Span, TrainingSample
 from tests.sft.limits import largest_file
 from toolshed.errors import ConfigError
 from toolshed.images import make_image
@@ -135,6 +135,15 @@ def test_long_targets_in_chunks_equal_one_piece(
     chunked = taught.forward_backward(samples(taught.renderer))
     assert chunked["loss"] == pytest.approx(whole["loss"], rel=1e-6)
     assert torch.allclose(gradient(taught), expected, atol=1e-6)
+
+
+def test_a_conversation_without_a_trained_token_teaches_nothing(tiny: Path) -> None:
+    taught, other = learner(tiny), learner(tiny, max_tokens=1)
+    batch = samples(taught.renderer)
+    mute = TrainingSample(token_ids=(30, 31, 32), spans=(Span(start=0, end=3, kind="prompt"),))
+    first, second = taught.forward_backward(batch), other.forward_backward([*batch, mute])
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert torch.allclose(gradient(other), gradient(taught), atol=1e-5)
 
 
 def test_save_and_load_continue_exactly(tiny: Path, tmp_path: Path) -> None:
