@@ -19,6 +19,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from sft.ending import Ending
 from sft.ranks import check_launch, join_ranks, num_ranks, rank, told_by_all
 from toolshed.command import MACHINE_FAILURE, REMEDIES, USER_ERROR, place_words
 from toolshed.errors import ConfigError, ToolFailure, ToolshedError
@@ -111,13 +112,8 @@ class Leader:
         self._links: list[_Link] = []
         self._lost: _Link | None = None
         self._is_lost, self._is_over = threading.Event(), threading.Event()
-        self._is_stopping = False
-        self.is_asked_to_end = False
-        """Whether a SIGTERM came: the run is to end after the step under way, saved."""
-        self._before: Any = None
-        if threading.current_thread() is threading.main_thread():
-            # Also how torchrun ends the ranks beside one that failed.
-            self._before = signal.signal(signal.SIGTERM, self._end)
+        # SIGTERM is also how torchrun ends the ranks beside one that failed.
+        self._ending = Ending()
         check_launch(config.learner.shard.zero)
         if not config.learner.shard.zero:
             return
@@ -148,19 +144,17 @@ class Leader:
             return
         self._lost = link
         self._is_lost.set()
+        self._ending.at_once = True
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         if not self._is_over.wait(_GRACE_S):
             # A collective of GPUs waits for lost ranks, and nothing interrupts it.
             print(f"error: {self._failure('')}", file=sys.stderr, flush=True)
             os._exit(MACHINE_FAILURE)
 
-    def _end(self, *_: object) -> None:
-        """The first SIGTERM asks, a second one interrupts; so does a lost rank."""
-        if not self.is_asked_to_end and not self._is_lost.is_set():
-            self.is_asked_to_end = True
-        elif not self._is_stopping:
-            self._is_stopping = True
-            raise KeyboardInterrupt
+    @property
+    def is_asked_to_end(self) -> bool:
+        """Whether a SIGTERM came: the run is to end after the step under way, saved."""
+        return self._ending.is_asked
 
     def _failure(self, way_on: str) -> ToolshedError:
         lost = self._lost
@@ -191,9 +185,9 @@ class Leader:
             self._is_over.set()
             for link in self._links:
                 link.send(_Stop(code=MACHINE_FAILURE if error else 0))
-            if self._before is not None and not self._links:
+            if not self._links:
                 # Beside others torchrun still sends one, and why it ended is to be said first.
-                signal.signal(signal.SIGTERM, self._before)
+                self._ending.give_back()
 
 
 def is_follower() -> bool:

@@ -8,10 +8,10 @@ die() { echo "run_$stage: $*" >&2; exit 2; }
 # need_number NAME VALUE
 need_number() { [[ $2 =~ ^(0|[1-9][0-9]{0,4})$ ]] || die "$1=$2: a whole number is needed"; }
 
-# Sets num_nodes: machines of this job, this one included.
+# Sets num_nodes: machines of this job, this one included; and other_nodes, the names of the others.
 find_nodes() {
-  local listed name own found=no
-  num_nodes=1
+  local listed name own found=no is_here
+  num_nodes=1 other_nodes=()
   [ -n "${SLURM_JOB_NODELIST:-}" ] || return 0
   [ "${SLURM_STEP_NUM_TASKS:-1}" -le 1 ] \
     || die "srun has started this $SLURM_STEP_NUM_TASKS times; start it once, it uses all nodes by itself"
@@ -19,9 +19,11 @@ find_nodes() {
     || die "scontrol cannot list the nodes of job ${SLURM_JOB_ID:-?}"
   num_nodes=$(wc -l <<<"$listed")
   while IFS= read -r name; do
+    is_here=no
     for own in "${SLURMD_NODENAME:-}" "$(hostname)" "$(hostname -s)"; do
-      [ "$name" != "$own" ] || found=yes
+      [ "$name" != "$own" ] || is_here=yes
     done
+    if [ "$is_here" = yes ]; then found=yes; else other_nodes+=("$name"); fi
   done <<<"$listed"
   [ "$found" = yes ] || die "$(hostname) is no node of job ${SLURM_JOB_ID:-?} ($SLURM_JOB_NODELIST);" \
     "start this on the first of them: srun --overlap --nodes=1 --ntasks=1 --pty bash scripts/run_$stage.sh ..."
@@ -42,7 +44,7 @@ find_gpus() {
       || { say "note: nvidia-smi is here and lists no GPU" >&2; listed=''; }
     [ -z "$listed" ] || mapfile -t gpus <<<"$listed"
   fi
-  for name in GPUS_PER_NODE NUM_GPUS EVAL_GPUS TRAIN_GPUS ENGINE_GPUS; do
+  for name in GPUS_PER_NODE NUM_GPUS EVAL_GPUS TRAIN_GPUS ENGINE_GPUS RANKS; do
     [ -z "${!name:-}" ] || need_number "$name" "${!name}"
   done
   asked=${GPUS_PER_NODE:-${NUM_GPUS:-}}

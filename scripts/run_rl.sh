@@ -27,6 +27,8 @@ cd "$root"
 stage=rl check=no
 # shellcheck source=scripts/allocation.sh
 . scripts/allocation.sh
+# shellcheck source=scripts/words.sh
+. scripts/words.sh
 
 usage() {
   cat <<TEXT
@@ -58,48 +60,9 @@ TEXT
 
 # ---- words ---------------------------------------------------------------------------------------
 
-arguments=("$@") config='' words=() own_out=no own_zero=no
-declare -A own=()
-
-# take NAME KEY: a variable that says what a key says.
-take() {
-  local value=${!1:-} key=$2
-  [ -n "$value" ] || return 0
-  [ "${own[$key]-$value}" = "$value" ] || die "$1=$value and $key=${own[$key]} contradict each other; give one of them"
-  [ -n "${own[$key]+set}" ] || words+=("$key=$value")
-  own[$key]=$value
-}
-
-while [ $# -gt 0 ]; do
-  case "$1" in
-    -h | --help) usage; exit 0 ;;
-    --check) check=yes ;;
-    -*) die "unknown option $1; see --help" ;;
-    [A-Z_]*[A-Z]=*) die "$1 is a variable: write it before the command, $1 bash scripts/run_rl.sh ..." ;;
-    out=*) OUTPUT_DIR_WORD=${1#out=} own_out=yes ;;
-    *=*)
-      own[${1%%=*}]=${1#*=}
-      words+=("$1") ;;
-    *)
-      [ -z "$config" ] || die "two configs are given, $config and $1; give one"
-      config=$1 ;;
-  esac
-  shift
-done
-case "${VERSION:-v1}" in
-  v1 | v2) ;;
-  *) die "VERSION=$VERSION is neither v1 nor v2; for other tools give TOOL_CONFIG" ;;
-esac
-case "$config" in
-  '') config=${VERSION:-v1} ;;
-  *) [ -z "${VERSION:-}" ] || [[ $(basename "$config") == "$VERSION"* ]] \
-    || die "VERSION=$VERSION and the config $config are two tool sets; give one of them" ;;
-esac
-if [ "$own_out" = yes ]; then
-  [ "${OUTPUT_DIR:-$OUTPUT_DIR_WORD}" = "$OUTPUT_DIR_WORD" ] \
-    || die "OUTPUT_DIR=$OUTPUT_DIR and out=$OUTPUT_DIR_WORD are two folders; give one of them"
-  OUTPUT_DIR=$OUTPUT_DIR_WORD
-fi
+arguments=("$@") own_zero=no
+read_words "$@"
+choose_config
 take SFT_CHECKPOINT model
 take TOOL_CONFIG tools.config
 take SAVE_FREQ save.every

@@ -84,6 +84,8 @@ class DataConfig:
     0 for no such question."""
     leave_out: list[str] = field(default_factory=list)
     """Families of tools; conversations that mention one are left out: ``[robot]`` for v1."""
+    max_pixels: int = 0
+    """Largest picture; larger ones are made smaller. 0 leaves it to the checkpoint."""
     max_rejected: float = 0.01
     """Most of a source's rows, as a share, that may be wrong."""
     cache: str = ""
@@ -92,7 +94,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_positive(self, "batch")
         check_not_negative(
-            self, "epochs", "eval_share", "eval_rows", "eval_every", "templates", "max_rejected"
+            self,
+            "epochs",
+            "eval_share",
+            "eval_rows",
+            "eval_every",
+            "templates",
+            "max_pixels",
+            "max_rejected",
         )
         if self.eval_share and self.eval_rows:
             raise ConfigError(

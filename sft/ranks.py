@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,15 @@ from sft.render import Renderer
 from sft.sample import TrainingSample
 from toolshed.errors import ConfigError
 
+_PR_SET_PDEATHSIG = 1
+
 
 def join_ranks(device: str) -> None:
     """Meet the other ranks that torchrun started: gloo on CPUs, NCCL on GPUs."""
     import torch
     from torch import distributed
 
+    end_with_launcher()
     if distributed.is_initialized():
         return
     if "RANK" not in os.environ:
@@ -32,6 +37,13 @@ def join_ranks(device: str) -> None:
         torch.cuda.set_device(torch.device(own_device(device)))
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     atexit.register(_part)
+
+
+def end_with_launcher() -> None:
+    """Let the system end this process when torchrun, which started it in a session of its own, is
+    gone: a job's kill reaches torchrun and not always its ranks, which would train on."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _part() -> None:

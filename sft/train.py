@@ -32,15 +32,17 @@ from sft.config import (
     to_yaml,
 )
 from sft.data import DataConfig, SourceConfig, to_sample
-from sft.data_report import summary_lines, table, warnings
+from sft.data_report import summary_lines, warnings
+from sft.ending import Ending
+from sft.preflight import examine
 from sft.ranked_run import RankedRun
-from sft.ranks import check_launch, join_ranks, own_device, own_share, rank
+from sft.ranks import check_launch, join_ranks, own_device, own_share, rank, told_by_all
 from sft.render import Renderer
 from sft.sample import TrainingSample
 from sft.trackers import check_trackers
 from sft.training_data import DATA_FILE, TrainingData, load_training_data
 from sft.transcript import Transcript
-from toolshed.command import run_command
+from toolshed.command import USER_ERROR, run_command
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
 from toolshed.types import Json
@@ -133,23 +135,24 @@ def _batches(config: SFTConfig) -> dict[str, int]:
 def train(config: SFTConfig) -> Path:
     """Run to the end; returns the folder of the final checkpoint."""
     plan = prepare(config)
-    if config.learner.shard.zero:
-        join_ranks(config.device)
-    run = RankedRun(config.out, tensorboard=config.show.tensorboard, track=config.show.track)
-    try:
-        run.save_config(to_yaml(config))
-        run.write(DATA_FILE, json.dumps(plan.data.record()))
-        return _Training(plan, run).run()
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(run.way_on()) from stop
-    finally:
-        run.close()
+    with Ending() as ending:
+        if config.learner.shard.zero:
+            join_ranks(config.device)
+        run = RankedRun(config.out, tensorboard=config.show.tensorboard, track=config.show.track)
+        try:
+            run.save_config(to_yaml(config))
+            run.write(DATA_FILE, json.dumps(plan.data.record()))
+            return _Training(plan, run, ending).run()
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(run.way_on()) from stop
+        finally:
+            run.close()
 
 
 class _Training:
     """One run under way."""
 
-    def __init__(self, plan: Plan, run: RankedRun) -> None:
+    def __init__(self, plan: Plan, run: RankedRun, ending: Ending) -> None:
         import torch
 
         from sft.learner import Learner
@@ -157,6 +160,7 @@ class _Training:
 
         config, options = plan.config, plan.config.learner
         self.plan, self.config, self.run_dir = plan, config, run
+        self.ending = ending
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.learner = Learner(
@@ -165,7 +169,7 @@ class _Training:
                 dtype=getattr(torch, config.dtype),
                 device=own_device(config.device),
             ),
-            Renderer.load(plan.folder),
+            Renderer.load(plan.folder, max_pixels=config.data.max_pixels),
             options.optim,
             frozen=options.frozen,
             total_steps=plan.steps,
@@ -187,6 +191,7 @@ class _Training:
                     if not self._extend():
                         break
                     bar.total = self._end()
+                self._end_if_asked()
                 figures = self._step(source, rows)
                 bar.update()
                 bar.set_postfix(loss=f"{figures['loss']:.3f}", refresh=False)
@@ -205,6 +210,14 @@ class _Training:
         if self.learner.step % self.config.save_every == 0:
             self._save()
         return figures
+
+    def _end_if_asked(self) -> None:
+        """KeyboardInterrupt where a rank got a SIGTERM, after a checkpoint of what was trained."""
+        if any(told_by_all(self.ending.is_asked)):
+            found = self.run_dir.latest_checkpoint()
+            if self.learner.step and (found is None or found[0] < self.learner.step):
+                self._save()
+            raise KeyboardInterrupt
 
     def _held_out(self) -> dict[str, float]:
         """The loss on rows that are never trained, where this step asks for it."""
@@ -293,11 +306,13 @@ def _load_data(config: SFTConfig) -> TrainingData:
     return data
 
 
-def check(config: SFTConfig) -> int:
-    """Say what the data holds, then whatever else would stop a run; nothing is trained."""
-    tools = ToolSet.named(config.tools.config, config.tools.show or None)
-    data = _load_data(config)
-    print(table(data, tools, config.steps))
+def check(config: SFTConfig, ranks: int) -> int:
+    """Say what a run with ``ranks`` processes is, what its data holds, and whatever would stop it;
+    nothing is trained."""
+    found = examine(config, _load_data, ranks=ranks)
+    print(found.text())
+    if found.missing:
+        return USER_ERROR
     prepare(config)
     print(f"a run in {config.out} can start")
     return 0
@@ -313,13 +328,16 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="name in configs/sft (for example demo) or a YAML file")
     parser.add_argument("words", nargs="*", default=[], metavar="key=value", help="overrides")
-    parser.add_argument("--check", action="store_true", help="a table of the data; trains nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="the plan and its data; trains nothing"
+    )
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the plan of --check")
     args = parser.parse_intermixed_args(words)
 
     def run() -> int:
         config = load_config(SFTConfig, "sft", args.config, args.words)
         if args.check:
-            return check(config)
+            return check(config, args.ranks)
         final = train(config)
         if rank() == 0:
             print(final)

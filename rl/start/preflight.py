@@ -7,46 +7,16 @@ machine.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
-
 from rl.config import RLConfig
-from rl.start.memory import Shape, disk_gb, engine_gb, learner_gb, shape_of, together_gb
+from rl.start.memory import disk_gb, engine_gb, run_gb, together_gb
 from rl.start.plan import asked_with, commits_of, load_all, staleness_note
-from sft.checkpoint import check_schema, resolve_checkpoint
-from sft.config import check_device_name, check_out, to_yaml
-from sft.run_dir import check_same_run
+from sft.checkpoint import resolve_checkpoint
+from sft.config import check_device_name, to_yaml
+from sft.memory import Shape
+from sft.preflight import Preflight, say_checkpoint, say_folder, say_learner, told_gb
 from sft.trackers import check_trackers
 from toolshed.errors import ConfigError
 from toolshed.toolset import ToolSet
-
-T = TypeVar("T")
-
-
-@dataclass(kw_only=True, slots=True)
-class Preflight:
-    """What was found so far."""
-
-    lines: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Sentences about what keeps the run from starting here."""
-
-    def say(self, title: str, text: str) -> None:
-        self.lines.append(f"{title:<12}{text}")
-
-    def attempt(self, check: Callable[[], T]) -> T | None:
-        """What ``check`` returns; where it is a ConfigError, None, and its sentence is kept."""
-        try:
-            return check()
-        except ConfigError as error:
-            self.missing.append(str(error))
-            return None
-
-    def text(self) -> str:
-        return "\n".join([*self.lines, *(f"missing: {words}" for words in self.missing)])
 
 
 def examine(config: RLConfig, *, ranks: int = 1) -> Preflight:
@@ -54,12 +24,19 @@ def examine(config: RLConfig, *, ranks: int = 1) -> Preflight:
     found = Preflight()
     _run(found, config)
     tools = found.attempt(lambda: _tools(found, config))
-    shape = _checkpoint(found, config, tools)
+    shape = say_checkpoint(found, config.model, tools, config.tools.schema)
     _data(found, config)
     _policy(found, config, ranks)
     if shape is not None:
         _memory(found, config, shape, ranks)
-    _folder(found, config, shape)
+    say_folder(
+        found,
+        to_yaml(config),
+        config.out,
+        config.save.every,
+        disk_gb(shape, config) if shape else {},
+        "pictures, dumps and weights on their way",
+    )
     found.attempt(lambda: check_trackers(config.show.track))
     if tools is not None and shape is not None and config.data and _is_here(config):
         found.attempt(lambda: _questions(config, tools))
@@ -110,23 +87,6 @@ def _tools(found: Preflight, config: RLConfig) -> ToolSet:
         if lacking:
             found.missing.append(f"tools.config={name} cannot run here: {'; '.join(lacking)}")
     return tools
-
-
-def _checkpoint(found: Preflight, config: RLConfig, tools: ToolSet | None) -> Shape | None:
-    folder = found.attempt(lambda: resolve_checkpoint(config.model))
-    if folder is None:
-        return None
-    warning = None
-    if tools is not None:
-        warning = found.attempt(
-            lambda: check_schema(folder, tools.schema_hash, config.tools.schema)
-        )
-    shape = found.attempt(lambda: shape_of(folder))
-    num = f", {shape.num_parameters / 1e9:.3g} billion parameters" if shape else ""
-    found.say("checkpoint", f"{folder}{num}")
-    if warning:
-        found.say("", f"note: {warning}")
-    return shape
 
 
 def _data(found: Preflight, config: RLConfig) -> None:
@@ -181,53 +141,13 @@ def _policy(found: Preflight, config: RLConfig, ranks: int) -> None:
 
 
 def _memory(found: Preflight, config: RLConfig, shape: Shape, ranks: int) -> None:
-    def told(parts: dict[str, float]) -> str:
-        return ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
-
-    learner, zero = learner_gb(shape, config, ranks), config.learner.shard.zero
-    found.say(
-        "learner",
-        f"{ranks} process(es), ZeRO {zero}; about {sum(learner.values()):.3g} GB "
-        f"each: {told(learner)}",
-    )
+    parts = run_gb(shape, config, ranks)
+    say_learner(found, parts, ranks, config.learner.shard.zero)
     if config.policy == "sglang":
-        found.say("engine", f"in GB of a GPU: {told(engine_gb(shape, config))}")
+        found.say("engine", f"in GB of a GPU: {told_gb(engine_gb(shape, config))}")
         if config.engine.colocated:
             both = together_gb(shape, config, ranks)
             found.say("", f"with the learner between its updates, on its GPU: {both:.3g} GB")
-
-
-def _folder(found: Preflight, config: RLConfig, shape: Shape | None) -> None:
-    out = found.attempt(lambda: check_out(config.out))
-    if out is None:
-        return
-    there = next(each for each in (out.absolute(), *out.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free / 1e9
-    parts = disk_gb(shape, config) if shape else {}
-    need = sum(parts.values())
-    found.say(
-        "folder",
-        f"{out}: a checkpoint every {config.save.every} steps, about {need:.3g} GB in all, "
-        f"{free:.3g} GB free; {_way_on(out)}",
-    )
-    if _num_done(out):
-        found.attempt(lambda: check_same_run(out, to_yaml(config)))
-    if parts:
-        each = ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
-        found.say("", f"of these {each}; pictures, dumps and weights on their way not counted")
-    if need > free:
-        found.missing.append(f"{out} needs about {need:.3g} GB, and {free:.3g} are free there")
-
-
-def _num_done(out: Path) -> int:
-    """Steps that were logged."""
-    metrics = out / "metrics.jsonl"
-    return metrics.read_text().count("\n") if metrics.is_file() else 0
-
-
-def _way_on(out: Path) -> str:
-    done = _num_done(out)
-    return f"{done} steps there, goes on from the last checkpoint" if done else "a new run"
 
 
 def _questions(config: RLConfig, tools: ToolSet) -> None:

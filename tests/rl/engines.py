@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +27,12 @@ from rl.policy.sglang.weights import update_from_folder
 from rl.rollout import Job, Player, run_episode, run_rollouts
 from rl.types import Question, SamplingParams, Trajectory
 from sft.batch import micro_batches
-from sft.config import OptimConfig
+from sft.config import LearnerConfig, OptimConfig, ShowConfig, ToolsConfig
+from sft.data import DataConfig, SourceConfig
 from sft.learner import Learner
 from sft.model import freeze, load_model, save_checkpoint
 from sft.render import Renderer
+from sft.train import SFTConfig, train
 from tests.rl.camera_tools import camera_shed
 from tests.rl.reader import Reader, question, says
 from toolshed.chat import write_call
@@ -102,12 +105,33 @@ def taught(source: Path, folder: Path, turns: Sequence[str], num_steps: int = 18
     return folder
 
 
+def fine_tuned(source: Path, folder: Path) -> Path:
+    """What ``sft.train`` leaves after one step that hardly moves a weight."""
+    turns = [{"from": "human", "value": "Look."}, {"from": "gpt", "value": TURNS[-1]}]
+    data = folder / "data.json"
+    folder.mkdir()
+    data.write_text(json.dumps([{"conversations": turns}]))
+    return train(
+        SFTConfig(
+            model=str(source),
+            out=str(folder / "run"),
+            sources=[SourceConfig(path=str(data), batch_size=1)],
+            data=DataConfig(cache=str(folder / "cache")),
+            tools=ToolsConfig(config="light", schema="any"),
+            steps=1,
+            learner=LearnerConfig(optim=OptimConfig(lr=1e-12)),
+            show=ShowConfig(tensorboard=False),
+        )
+    )
+
+
 class Engines:
     """One policy with one engine, and the event loop that it lives in."""
 
     def __init__(self, tiny: Path, folder: Path) -> None:
         self.folder = folder
-        self.first = taught(tiny, folder / "first", TURNS)
+        # The engine starts from a checkpoint of sft.train.
+        self.first = fine_tuned(taught(tiny, folder / "taught", TURNS), folder / "first")
         self.second = taught(tiny, folder / "second", OTHER_TURNS)
         self.renderer = Renderer.load(tiny)
         self.config = replace(CONFIG, logs=str(folder / "logs"))

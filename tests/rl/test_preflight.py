@@ -23,13 +23,10 @@ from rl.policy.decoder import Decoder
 from rl.policy.sglang import preflight as engine_preflight
 from rl.policy.sglang.config import EngineConfig
 from rl.start.memory import (
-    Shape,
     disk_gb,
     engine_gb,
-    learner_gb,
-    shape_of,
+    run_gb,
     together_gb,
-    trained_numbers,
 )
 from rl.start.plan import staleness_note
 from rl.start.preflight import examine
@@ -37,6 +34,7 @@ from rl.tabletop.dataset import Order, write_dataset
 from rl.train import main as train_main
 from sft.config import LoraConfig, ShardConfig, ToolsConfig, load_config, to_yaml
 from sft.lora import add_adapters
+from sft.memory import Shape, shape_of, trained_numbers
 from sft.model import load_model
 from toolshed.errors import ConfigError
 
@@ -194,13 +192,13 @@ def test_the_recipe_fits_where_the_release_ran() -> None:
     """On 80 GB: by hand 2 x 3.75 for weights, 16 x 3.09 / 4 for what ZeRO-2 cuts over 4 ranks."""
     config = load_config(RLConfig, "rl", "v1_code", [])
     config.learner.shard = ShardConfig(zero=2, checkpointing=True)
-    parts = learner_gb(QWEN_3B, config, ranks=4)
+    parts = run_gb(QWEN_3B, config, ranks=4)
     assert parts["weights"] == pytest.approx(7.51, abs=0.01)
     assert parts["gradients and Adam"] == pytest.approx(12.34, abs=0.01)
     assert parts["reference"] == pytest.approx(6.17, abs=0.01)
     assert sum(parts.values()) < 60
     config.learner.shard = ShardConfig(zero=3, checkpointing=True)
-    assert learner_gb(QWEN_3B, config, ranks=4)["weights"] < 3
+    assert run_gb(QWEN_3B, config, ranks=4)["weights"] < 3
     engine = engine_gb(QWEN_3B, config)
     # 36 layers x 512 numbers x 2 bytes for each of 16,384 places.
     assert engine["one trajectory at its longest"] == pytest.approx(0.604, abs=0.001)
@@ -213,21 +211,21 @@ def test_adapters_are_counted_as_peft_makes_them(tiny: Path) -> None:
     add_adapters(model, config.learner.lora)
     made = sum(each.numel() for name, each in model.named_parameters() if ".lora_" in name)
     shape = shape_of(tiny)
-    assert trained_numbers(shape, config) == made
+    assert trained_numbers(shape, config.learner) == made
     # They need no copy of the weights for a KL term: they are turned off.
     config.overrides.kl = 0.1
-    assert "reference" not in learner_gb(shape, config, 1)
-    assert "reference" in learner_gb(shape, replace(config, learner=PolicyLearnerConfig()), 1)
+    assert "reference" not in run_gb(shape, config, 1)
+    assert "reference" in run_gb(shape, replace(config, learner=PolicyLearnerConfig()), 1)
 
 
 def test_who_plays_in_the_learner_s_process_is_counted(tiny: Path) -> None:
     config = RLConfig(rollout=RolloutConfig(width=33, max_length=128))
     decoder = Decoder(load_model(tiny), num_slots=33, max_length=128)
     cache = sum(each.nbytes for each in [*decoder.keys, *decoder.values])
-    parts = learner_gb(shape_of(tiny), config, 1)
+    parts = run_gb(shape_of(tiny), config, 1)
     assert parts["decoder's cache"] * 1e9 == cache
     assert parts["features"] * 1e9 == config.learner.shard.features_mb << 20
-    assert "decoder's cache" not in learner_gb(shape_of(tiny), replace(config, policy="sglang"), 1)
+    assert "decoder's cache" not in run_gb(shape_of(tiny), replace(config, policy="sglang"), 1)
 
 
 def test_one_gpu_for_both_holds_both() -> None:

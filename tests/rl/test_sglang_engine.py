@@ -18,9 +18,11 @@ from rl.policy.sglang.policy import BANNED_BIAS
 from rl.policy.sglang.requests import Abort, EngineSampling, Generate
 from rl.policy.sglang.weights import held_tensors, update_from_folder
 from rl.types import SamplingParams
+from sft.checkpoint import SCHEMA_FILE
 from tests.rl.engine_checks import check_held, checksums
 from tests.rl.engines import TURNS, Engines, Held, difference, greedy, prompt_for
 from toolshed.errors import ConfigError
+from toolshed.toolset import ToolSet
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +55,19 @@ def test_what_was_sent_before_is_in_the_engines_cache(engines: Engines) -> None:
     assert figures["engine_cached_share"] > 0.5
     distinct = {image.sha256 for image in played[0].images}
     assert len(distinct) == 3 <= policy.pictures.num_written
+
+
+def test_the_engine_started_from_a_checkpoint_of_sft_train(engines: Engines) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder, tools = engines.first, ToolSet.named("light")
+    assert folder.name == "final" and (folder.parent / "metrics.jsonl").is_file()
+    processor = AutoProcessor.from_pretrained(folder)
+    assert processor.chat_template or processor.tokenizer.chat_template
+    assert (folder / "preprocessor_config.json").is_file()
+    assert AutoModelForImageTextToText.from_pretrained(folder).num_parameters() > 1e6
+    record = json.loads((folder / SCHEMA_FILE).read_text())
+    assert record == {"hash": tools.schema_hash, "schema": tools.schema_text}
 
 
 def test_greedy_turns_are_the_learners(engines: Engines) -> None:

@@ -253,7 +253,10 @@ def test_the_check_prints_a_table_and_trains_nothing(
     said = capsys.readouterr()
     assert "d: sharegpt by its content, 149 of 150 rows; 1 rejected: image marks" in said.err
     assert "warning: d calls robot.pick (1 rows), which the tools of this run" in said.err
-    head, numbers, reason, *rest = said.out.splitlines()
+    plan, _, table = said.out.partition("\nsource")
+    assert "9 of 8 conversations, about 8 on each of 1 process(es)" in plan
+    assert "a checkpoint every 50 steps" in plan
+    head, numbers, reason, *rest = f"source{table}".splitlines()
     assert head.split() == [
         "source", "format", "rows", "accepted", "rejected", "filtered", "images", "tokens"
     ]  # fmt: skip
