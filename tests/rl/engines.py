@@ -117,7 +117,7 @@ def fine_tuned(source: Path, folder: Path) -> Path:
             out=str(folder / "run"),
             sources=[SourceConfig(path=str(data), batch_size=1)],
             data=DataConfig(cache=str(folder / "cache")),
-            tools=ToolsConfig(config="light", schema="any"),
+            tools=ToolsConfig(config="light", show=["roborefer.detect_one"], schema="any"),
             steps=1,
             learner=LearnerConfig(optim=OptimConfig(lr=1e-12)),
             show=ShowConfig(tensorboard=False),

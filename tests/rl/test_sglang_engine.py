@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import urllib.request
 from dataclasses import fields, replace
 from typing import Any
@@ -58,13 +59,12 @@ def test_what_was_sent_before_is_in_the_engines_cache(engines: Engines) -> None:
 
 
 def test_the_engine_started_from_a_checkpoint_of_sft_train(engines: Engines) -> None:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-    folder, tools = engines.first, ToolSet.named("light")
+    folder, tools = engines.first, ToolSet.named("light", ["roborefer.detect_one"])
     assert folder.name == "final" and (folder.parent / "metrics.jsonl").is_file()
-    processor = AutoProcessor.from_pretrained(folder)
-    assert processor.chat_template or processor.tokenizer.chat_template
-    assert (folder / "preprocessor_config.json").is_file()
+    assert len(AutoTokenizer.from_pretrained(folder)) > 0
+    assert {"preprocessor_config.json", "processor_config.json"} <= set(os.listdir(folder))
     assert AutoModelForImageTextToText.from_pretrained(folder).num_parameters() > 1e6
     record = json.loads((folder / SCHEMA_FILE).read_text())
     assert record == {"hash": tools.schema_hash, "schema": tools.schema_text}
