@@ -20,7 +20,7 @@ from rl.collection.config import CollectConfig
 from rl.collection.costs import estimate_line, spent_line
 from rl.collection.filter import Ended, counted_reasons, ended
 from rl.collection.journal import Journal, keep_settings
-from rl.collection.playing import missing_samples, play_missing
+from rl.collection.playing import num_missing, play_missing
 from rl.collection.prepare import TEACHER, Collection, prepare
 from rl.collection.writing import write
 from rl.policy.api_config import PREFIX, whole_words
@@ -154,7 +154,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"spent by {done.spent}")
     if not done.num_kept:
         raise ConfigError(
-            f"nothing passed the filter, so {ready.out} is empty; lower "
+            f"nothing passed the filter, so {ready.out} is not written; lower "
             f"min_score={config.min_score}, or allow need_call=false, need_form=false"
         )
     return 0
@@ -168,7 +168,7 @@ def _tell_plan(ready: Collection, *, dry_run: bool) -> None:
     there = ready.working if ready.working is not None and ready.working.exists() else None
     journal = Journal(ready.questions, there, retry_failed=ready.retry_failed)
     with contextlib.closing(journal):
-        num = sum(len(samples) for _, samples in missing_samples(ready, journal))
+        num = num_missing(ready, journal)
     if dry_run:
         known = f" ({total - num} are played already)" if num < total else ""
         print(f"would play {num} trajectories with {ready.policy} and write {ready.out}{known}")

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from sft.index_draft import ROW, IndexDraft
 from sft.row_facts import PictureFacts, facts_of, mentions
 from sft.rows import ROW_BYTES, container_of, decoded, places
 from sft.run_dir import draft_folder
-from sft.transcript import Reading, RejectedRow, Transcript
+from sft.transcript import PICTURE_FAULTS, Reading, RejectedRow, Transcript
 from toolshed.errors import ConfigError
 from toolshed.types import Json
 
@@ -130,12 +131,12 @@ def open_index(recipe: Recipe, cache: Path) -> Index:
     path = recipe.reading.path
     container = container_of(path)
     folder = cache / "sft" / _key(recipe)
-    stamp = _stamp(path)
+    stamp, asked_s = _stamp(path), time.time()
     found = _whole(folder, stamp, recipe)
-    if found is None:
+    if found is None or _may_be_mended(found, asked_s):
         with alone_with(folder, "data.cache", f"no index of {path} can be made"):
             found = _whole(folder, stamp, recipe)
-            if found is None:
+            if found is None or _may_be_mended(found, asked_s):
                 source = path
                 if container == "parquet":
                     source = _unpacked(path, folder.with_name(f"{folder.name}.unpacked"))
@@ -228,7 +229,11 @@ class _Filtered(RejectedRow):
 
 def _fitting(row: dict[str, Json], recipe: Recipe) -> dict[str, Json]:
     least, score = recipe.score_above, row.get("score")
-    if least is not None and isinstance(score, int | float) and not score > least:
+    if least is None or "score" not in row:
+        return row
+    if not isinstance(score, int | float):
+        raise RejectedRow("score is no number", f"score is {score!r:.40}, no number")
+    if not score > least:
         raise _Filtered(f"score is not above {least:g}")
     return row
 
@@ -271,6 +276,11 @@ def _chosen(recipe: Recipe, source: Path) -> str:
 
 def _with_roots(reading: Reading, form: Format) -> Reading:
     """With the format's own folders where the config names none."""
+    if reading.depth and form is not format_named("llava"):
+        raise ConfigError(
+            f"transcripts {reading.path} show no depth pictures, which only llava has; leave "
+            f"depth={reading.depth!r} out"
+        )
     found = form.roots(reading)
     if reading.images != Path():
         return Reading(
@@ -322,6 +332,12 @@ def _whole(folder: Path, stamp: list[Json], recipe: Recipe) -> Index | None:
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     return found if len(found) == summary.accepted and found.rows.dtype == ROW else None
+
+
+def _may_be_mended(index: Index, asked_s: float) -> bool:
+    """Whether rows are out for their pictures, which may have been put there since it was made."""
+    is_older = (index.folder / _TOLD).stat().st_mtime < asked_s
+    return is_older and any(index.summary.rejected.get(reason) for reason in PICTURE_FAULTS)
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

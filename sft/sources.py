@@ -19,6 +19,7 @@ from toolshed.errors import ConfigError
 
 _ENDINGS = (".json", ".jsonl", ".parquet")
 _PICTURES = "images/*"
+_PIECE = re.compile(r"-(\d+)-of-(\d+)$")
 
 
 def name_of(source: SourceConfig) -> str:
@@ -65,11 +66,25 @@ def _data_files(folder: Path, word: str) -> list[Path]:
     """The one data file of a folder, in it or in its ``data``, or the pieces of one parquet."""
     every = [each for part in (folder, folder / "data") if part.is_dir() for each in part.iterdir()]
     found = sorted(path for path in every if path.suffix in _ENDINGS and path.is_file())
-    pieces = {re.sub(r"-\d+-of-\d+$", "", path.stem) for path in found}
+    pieces = {_PIECE.sub("", path.stem) for path in found}
     if not found or (len(found) > 1 and (len(pieces) > 1 or found[0].suffix != ".parquet")):
         names = ", ".join(str(path.relative_to(folder)) for path in found[:5]) or "no data file"
         raise ConfigError(f"source {word!r} holds {names}; name the one that is meant")
+    if len(found) > 1:
+        _check_pieces(found, word)
     return found
+
+
+def _check_pieces(found: Sequence[Path], word: str) -> None:
+    """ConfigError unless the pieces of a parquet are all there, once each."""
+    numbered = [_PIECE.search(path.stem) for path in found]
+    numbers = sorted(int(each[1]) for each in numbered if each)
+    whole = {int(each[2]) for each in numbered if each}
+    if len(whole) != 1 or numbers != list(range(*whole)):
+        told = f"{len(found)} pieces of {', '.join(map(str, sorted(whole))) or 'unknown'}"
+        raise ConfigError(
+            f"source {word!r} holds {told}, not each of them once; fetch it again, or name one file"
+        )
 
 
 class Source:

@@ -39,6 +39,10 @@ class Reading:
     """Instruction of rows that bring none."""
 
 
+PICTURE_FAULTS = ("a picture is missing", "a picture cannot be read")
+"""Reasons that pass without a change of the data file."""
+
+
 class RejectedRow(Exception):
     """A row that cannot be learned from; the text says what is wrong with it."""
 
@@ -85,6 +89,8 @@ def transcript_of(
 
 def _check_texts(messages: Sequence[Message]) -> None:
     for message in messages:
+        if message.role == "assistant" and not message.text.strip():
+            raise RejectedRow("an assistant turn that says nothing")
         special = _SPECIAL.search(message.text)
         if special:
             told = f"the text holds {special[0]}, a token of the template, never of a text"
@@ -140,6 +146,5 @@ def check_picture(image: ImageSource) -> None:
         else:
             check_image(image)
     except ConfigError as error:
-        missing = "does not exist" in str(error)
-        reason = "a picture is missing" if missing else "a picture cannot be read"
+        reason = PICTURE_FAULTS[0 if "does not exist" in str(error) else 1]
         raise RejectedRow(reason, str(error)) from error

@@ -44,6 +44,11 @@ def score_of(kind: str, reward: Reward) -> float:
     return 1.0 - reward.parts["nce"] / WORST_NCE if kind == "grasp" else reward.accuracy
 
 
+def is_enough(score: float, least: float) -> bool:
+    """Whether a score is above a threshold; a whole one always is, and 0 asks for nothing."""
+    return score > least + _EPSILON or score >= 1.0 or least == 0.0
+
+
 def rejection(played: Played, kind: str, config: CollectConfig) -> str:
     """Why a trajectory is not worth imitating; empty if it is."""
     reward = played.reward
@@ -52,7 +57,7 @@ def rejection(played: Played, kind: str, config: CollectConfig) -> str:
     if config.need_call and not any(call["status"] == "ok" for call in played.calls):
         return "no answered call (need_call)"
     score, least = score_of(kind, reward), config.min_score_of(kind)
-    if not (score > least + _EPSILON or score >= 1.0 or least == 0.0):
+    if not is_enough(score, least):
         words = "wrong" if reward.answer is not None else f"no answer, {played.stop_reason}"
         return f"{words} (not above min_score={least:g})"
     if config.need_form and not reward.well_formed:

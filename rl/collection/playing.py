@@ -55,7 +55,7 @@ async def _play(
     from tqdm import tqdm
 
     failed = failures(collection, journal)
-    total = sum(len(samples) for _, samples in missing)
+    total = num_missing(collection, journal)
     with tqdm(total=total, desc=f"collect {collection.out.name}", disable=None) as bar:
 
         def tell(played: Played) -> None:
@@ -91,6 +91,16 @@ def missing_samples(collection: Collection, journal: Journal) -> list[tuple[Ques
         for question in collection.questions
         if not _is_over(question, collection, journal)
     ]
+
+
+def num_missing(collection: Collection, journal: Journal) -> int:
+    """Samples that may still be played; those of a question in turns at most."""
+    tries = collection.config.budget.tries
+    return sum(
+        journal.last(question.id, sample, tries) is None
+        for question, samples in missing_samples(collection, journal)
+        for sample in samples
+    )
 
 
 def _is_over(question: Question, collection: Collection, journal: Journal) -> bool:

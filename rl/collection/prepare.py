@@ -123,7 +123,8 @@ def prepare(
 def _place(out: str | Path) -> Path:
     if not str(out).strip():
         raise ConfigError("no file to write: name one, for example runs/my_data/traces.json")
-    place = Path(out).absolute()
+    # Pictures are named as seen from here, and `..` leads out of where a link points to.
+    place = Path(out).parent.resolve() / Path(out).name
     if place.is_dir():
         raise ConfigError(
             f"{place} is a folder; name a file in it, for example {place}/traces.json"

@@ -18,13 +18,15 @@ ENDS = "questions.jsonl"
 
 
 def write(collection: Collection, every: Sequence[Ended]) -> None:
-    """Write the transcripts, whole or not at all; ConfigError where others are there already and
-    may not be replaced."""
+    """Write the transcripts, whole or not at all, and nothing where there are none to go on with;
+    ConfigError where others are there already and may not be replaced."""
     rows = [_transcript(played, end.question, collection) for end in every for played in end.kept]
     text = json.dumps(rows, indent=1, ensure_ascii=False)
     if collection.working is not None:
         lines = [json.dumps(_end(each)) + "\n" for each in every]
         write_atomic(collection.working / ENDS, "".join(lines))
+        if not rows:
+            return
     out = collection.out
     if out.exists() and not collection.overwrite:
         if out.read_text(encoding="utf-8") == text:

@@ -120,6 +120,10 @@ class TransformersPolicy:
         if slot is None:
             return
         del self._rows[slot]
+        self._hand_on(slot)
+
+    def _hand_on(self, slot: int) -> None:
+        """A free slot to the first who waits for one, or back."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -176,7 +180,12 @@ class TransformersPolicy:
             return heapq.heappop(self._free)
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._hand_on(waiter.result())
+            raise
 
     def _admit(self, row: _Row, prompt: Prompt, sampling: SamplingParams) -> None:
         """Queue or prefill what is new, and set the row to sampling."""

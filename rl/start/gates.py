@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from rl.algorithms.advantages import has_spread
 from rl.collection.config import MIN_SCORES
-from rl.collection.filter import score_of
+from rl.collection.filter import is_enough, score_of
 from rl.figures.intervals import independent, wilson
 from rl.figures.tasks import NEAR
 from rl.rewards.answer import points
@@ -258,7 +258,7 @@ def seen_of(trajectory: Trajectory, question: int, right: float) -> Seen | None:
         question=question,
         sample=trajectory.sample_index,
         value=reward.value,
-        is_right=score > least or score >= 1.0,
+        is_right=is_enough(score, least),
         fault=_fault(trajectory, reward),
         num_valid=len(trajectory.results) - len(refused),
         invalid=(*errors, *refused),

@@ -27,7 +27,8 @@ class CleanConfig:
 
     rules: list[str] = field(default_factory=lambda: [*RULES])
     keep_recovered: bool = False
-    """Keep rows in which an answered call of the same tool follows each failed or refused one."""
+    """Keep rows in which an answered call of the same tool follows each failed or refused one, and
+    whose last call was answered where one cannot be read."""
     tolerance: float = 0.05
     """Two points are the same where both coordinates differ by at most this, normalised."""
     grid: float = 0.05

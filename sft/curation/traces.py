@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from sft.data import load_transcripts
+from sft.formats import llava
 from sft.transcript import Transcript
 from toolshed.chat import answer_of, parse_calls
 from toolshed.errors import ConfigError
@@ -125,11 +126,24 @@ def near(one: Place, other: Place, tolerance: float) -> bool:
 def read_traces(path: Path) -> list[Trace]:
     """A transcript file's rows; ConfigError names the first that is wrong, and how."""
     transcripts = load_transcripts(path)
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        rows = []
+    if not isinstance(rows, list) or len(rows) != len(transcripts) or any(map(is_foreign, rows)):
+        raise ConfigError(
+            f"traces {path} are no JSON list in the layout of rl.collect and of the released set "
+            "(ShareGPT, docs/DATA.md); curate files of that layout"
+        )
     return [
         _trace(row, transcript, f"{path} row {number}")
         for number, (row, transcript) in enumerate(zip(rows, transcripts, strict=True))
     ]
+
+
+def is_foreign(row: dict[str, Json]) -> bool:
+    """Whether a row is in another layout than ShareGPT's."""
+    return "conversations" not in row or llava.fits(row)
 
 
 def _trace(row: dict[str, Json], transcript: Transcript, place: str) -> Trace:

@@ -58,8 +58,13 @@ def _turns(message: Json, pictures: _Pictures) -> list[Json]:
     if not isinstance(message, dict):
         raise RejectedRow("a turn is no object", f"message {message!r:.60} is no object")
     role, calls = message.get("role"), message.get("tool_calls") or []
+    if message.get("function_call"):
+        calls = calls or [message["function_call"]]
+    thought = message.get("reasoning_content")
     text = _text(message.get("content"), pictures, is_seen=role in ("user", "tool"))
     turns: list[Json] = []
+    if isinstance(thought, str) and thought:
+        turns.append({"role": "thinking", "content": thought})
     if text or not calls:
         turns.append({"role": role, "content": text})
     if not isinstance(calls, list):

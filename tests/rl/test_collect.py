@@ -184,3 +184,12 @@ def test_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*words, "min_scor=1"]) == 2
     assert "min_score" in capsys.readouterr().err
     assert not (tmp_path / "traces.json").exists()
+
+
+def test_pictures_are_found_where_the_folder_is_a_link(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "far" / "away")
+    out = tmp_path / "runs" / "traces.json"
+    with local() as shed:
+        collect(ready(data, out, CollectConfig(reward=DEMO_RULE, limit=2)), shed)
+    assert all(Path(t.images[0].image).is_file() for t in load_transcripts(out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +228,20 @@ def test_a_trajectory_that_cannot_fit_is_refused_with_the_remedy(tiny: Path) -> 
 
     with pytest.raises(ConfigError, match="max_length"):
         asyncio.run(play())
+
+
+def test_a_rollout_that_is_cancelled_as_its_slot_comes_gives_it_back(tiny: Path) -> None:
+    policy = make_policy(tiny, num_slots=1)
+
+    async def play() -> None:
+        first = Conversation(policy, "0", 0, "a")
+        await first.turn()
+        waiting = asyncio.ensure_future(Conversation(policy, "1", 1, "a").turn())
+        await asyncio.sleep(0)
+        policy.release("0")
+        waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await waiting
+        await asyncio.wait_for(Conversation(policy, "2", 2, "a").turn(), 30)
+
+    asyncio.run(play())

@@ -13,10 +13,12 @@ import pytest
 from sft.config import load_config
 from sft.curate import beside, main
 from sft.curation.config import RULES, WAYS, CurateConfig
+from sft.curation.traces import read_traces
 from sft.data import load_transcripts
 from sft.run_dir import draft_file
 from tests.browser import browser, look
 from tests.sft.curate_rows import Row, Spoken, detect, row, without_fields, write_rows
+from toolshed.errors import ConfigError
 
 __all__ = ["browser"]
 
@@ -226,3 +228,14 @@ def test_the_page_fits_narrow_screens(tmp_path: Path, browser: Any) -> None:
     )
     assert sizes and all(sizes)
     assert browser.get_log("browser") == []
+
+
+def test_files_of_another_layout_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}]
+    lines = tmp_path / "lines.jsonl"
+    sayings = [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "There."}]
+    lines.write_text(json.dumps({"conversations": sayings}) + "\n")
+    (tmp_path / "messages.json").write_text(json.dumps([{"messages": turns}]))
+    for name in ("lines.jsonl", "messages.json"):
+        with pytest.raises(ConfigError, match="no JSON list in the layout of"):
+            read_traces(tmp_path / name)

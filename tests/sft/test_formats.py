@@ -285,3 +285,16 @@ def test_whatever_a_row_holds_it_is_read_or_rejected(row: dict[str, Any], name: 
         assert wrong.reason and str(wrong)
     else:
         assert sum(turn.num_images for turn in transcript.messages) == len(transcript.images)
+
+
+def test_thoughts_and_old_calls_of_messages_are_kept_and_empty_turns_rejected() -> None:
+    asked = {"role": "user", "content": "Where?"}
+    call = {"name": "f", "arguments": '{"a": 1}'}
+    said = {"role": "assistant", "content": None, "function_call": call}
+    told = {"role": "tool", "content": "(0.1, 0.2)"}
+    last = {"role": "assistant", "content": "There.", "reasoning_content": "It points."}
+    turns = texts(read("messages", {"messages": [asked, said, told, last]}))
+    assert [each.name for each in parse_calls(turns[2][1]).calls] == ["f"]
+    assert turns[4][1].startswith("<think>It points.</think>") and turns[4][1].endswith("There.")
+    silent = {"messages": [asked, {"role": "assistant", "content": None}]}
+    assert rejected("messages", silent) == "an assistant turn that says nothing"

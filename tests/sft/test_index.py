@@ -251,3 +251,26 @@ def test_the_bench_measures_a_set_in_the_released_layout() -> None:
     figures = json.loads(done.stdout)
     assert figures["index_7907_s"] > 0 and figures["index_7907_again_s"] > 0
     assert 10 < figures["index_7907_rss_mb"] < 2048
+
+
+def test_a_picture_that_appears_later_is_found_though_the_data_did_not_change(
+    tmp_path: Path,
+) -> None:
+    recipe = written(tmp_path, [row(), row(images=["late.png"])])
+    assert len(open_index(recipe, tmp_path / "cache")) == 1
+    picture(tmp_path / "late.png", 9)
+    assert len(open_index(recipe, tmp_path / "cache")) == 2
+
+
+def test_a_score_that_is_no_number_is_rejected_where_scores_decide(tmp_path: Path) -> None:
+    rows = [row(score=0.9), row(score="0.0"), row(score=None), row()]
+    recipe = replace(written(tmp_path, rows), score_above=0.5)
+    index = open_index(recipe, tmp_path / "cache")
+    assert index.summary.rejected == {"score is no number": 2} and len(index) == 2
+
+
+def test_depth_is_refused_by_formats_that_show_none(tmp_path: Path) -> None:
+    recipe = written(tmp_path, [row()])
+    asked = replace(recipe, reading=replace(recipe.reading, depth=tmp_path))
+    with pytest.raises(ConfigError, match="only llava has; leave depth="):
+        open_index(asked, tmp_path / "cache")

@@ -14,6 +14,7 @@ from sft.config import LearnerConfig, OptimConfig, ShowConfig, ToolsConfig
 from sft.data import DataConfig, SourceConfig, to_sample
 from sft.render import Renderer
 from sft.run_dir import RunDir
+from sft.sources import files_of
 from sft.train import GateConfig, SFTConfig, main, train
 from sft.training_data import DATA_FILE, load_training_data
 from sft.transcript import Transcript
@@ -264,3 +265,11 @@ def test_the_check_prints_a_table_and_trains_nothing(
     assert reason == "d: 1 rejected: image marks and images differ in number"
     assert any(line.startswith("9 steps, sources drawn by weight") for line in rest)
     assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize("pieces", [("00000-of-00003", "00002-of-00003"), ("00001-of-00002", "x")])
+def test_pieces_of_a_parquet_must_all_be_there(tmp_path: Path, pieces: tuple[str, ...]) -> None:
+    for piece in pieces:
+        (tmp_path / f"train-{piece}.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ConfigError, match=r"holds (2 pieces of 3, not each|train-)"):
+        files_of(str(tmp_path))
