@@ -1,8 +1,8 @@
-"""Training that is killed goes on exactly as if it had not been (scripts/bench/kill_resume.py)."""
+"""Training that is killed goes on exactly as if it had not been (scripts/bench/kill_resume.py); two
+ranks that are killed are in tests/sft/test_run_sft_script.py."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,3 @@ def test_figures_of_killed_runs_equal_those_of_whole_ones(tmp_path: Path) -> Non
     for outcome in measure(tmp_path, kills=2, seed=1, trainers=("sft", "rl")):
         assert outcome.figures > 100, outcome
         assert outcome.largest_difference <= BAR, outcome
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed")
-def test_figures_of_killed_ranks_equal_those_of_ranks_that_were_not(tmp_path: Path) -> None:
-    (outcome,) = measure(tmp_path, kills=1, seed=1, trainers=("sft-ranks",))
-    assert outcome.ranks == 2 and outcome.figures > 100, outcome
-    assert outcome.largest_difference <= BAR, outcome
